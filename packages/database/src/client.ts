@@ -1,0 +1,153 @@
+/**
+ * The connection to PostgreSQL and the scopes in which its rows may be touched.
+ *
+ * `import * as Client from "@parametric-portal/database/client"`: build one `Client.layer`, and open `Client.tenant(appId)`
+ * or `Client.system` around whatever touches rows. A login that is a NOINHERIT member of the group roles sees nothing
+ * outside a scope.
+ */
+import * as Reactivity from "@effect/experimental/Reactivity";
+import * as SqlClient from "@effect/sql/SqlClient";
+import type { SqlError } from "@effect/sql/SqlError";
+import * as PgClient from "@effect/sql-pg/PgClient";
+import * as Config from "effect/Config";
+import * as ConfigError from "effect/ConfigError";
+import * as Context from "effect/Context";
+import type * as Duration from "effect/Duration";
+import * as Effect from "effect/Effect";
+import * as Either from "effect/Either";
+import * as Layer from "effect/Layer";
+import * as Option from "effect/Option";
+import * as Redacted from "effect/Redacted";
+import * as S from "effect/Schema";
+import * as Str from "effect/String";
+import pg from "pg";
+import { withTransaction } from "./transaction.js";
+
+export { currentScope, type DataScope, system, tenant } from "./transaction.js";
+
+/** Where the server is: a connection URL, or its parts. What is absent takes libpq's default. */
+export interface Options {
+  /** `postgresql://user:password@host:port/database?sslmode=…`; wins over the parts below. */
+  readonly url?: Redacted.Redacted | undefined;
+  readonly host?: string | undefined;
+  readonly port?: number | undefined;
+  readonly username?: string | undefined;
+  readonly password?: Redacted.Redacted | undefined;
+  readonly database?: string | undefined;
+  /** `true`: encrypted, certificate and host name verified. An object goes to Node's TLS as it is. Default: not encrypted. */
+  readonly ssl?: PgClient.PgClientConfig["ssl"];
+  /** Most connections at once; a scope holds one while it runs. Default 10. */
+  readonly maxConnections?: number | undefined;
+  /** How long to wait for a connection, new or from the pool, before `SqlError`. Default 5 seconds. */
+  readonly connectTimeout?: Duration.DurationInput | undefined;
+  /** How long an unused connection stays open. Default 10 seconds. */
+  readonly idleTimeout?: Duration.DurationInput | undefined;
+  /** What `pg_stat_activity` shows. Default `parametric-portal`. */
+  readonly applicationName?: string | undefined;
+}
+
+const JSON_OID = 114;
+const JSONB_OID = 3802;
+const asText = (value: string) => value;
+
+// The models decode JSON themselves, from text (Model.JsonFromString); a driver that has parsed it already fails every read.
+const types = {
+  getTypeParser: (oid: number, format?: "text" | "binary") =>
+    oid === JSON_OID || oid === JSONB_OID ? asText : pg.types.getTypeParser(oid, format),
+} as NonNullable<PgClient.PgClientConfig["types"]>;
+
+const make = (options: Options) =>
+  PgClient.make({
+    ...options,
+    applicationName: options.applicationName ?? "parametric-portal",
+    connectTimeout: options.connectTimeout ?? "5 seconds",
+    types,
+    // Column names only: with transformJson it would rename the keys inside stored payloads.
+    transformQueryNames: Str.camelToSnake,
+    transformResultNames: Str.snakeToCamel,
+    transformJson: false,
+  }).pipe(Effect.map((client) => Object.assign(client, { withTransaction: withTransaction(client) })));
+
+const toContext = (client: PgClient.PgClient) =>
+  Context.make(PgClient.PgClient, client).pipe(Context.add(SqlClient.SqlClient, client));
+
+/**
+ * A pool of connections. Building it connects once, so that a wrong address fails at start: `SqlError`.
+ * Its `withTransaction` is the one of this package (see `transaction.ts`), also for code that calls it through `SqlClient`.
+ */
+export const layer = (options: Options): Layer.Layer<PgClient.PgClient | SqlClient.SqlClient, SqlError> =>
+  Layer.scopedContext(Effect.map(make(options), toContext)).pipe(Layer.provide(Reactivity.layer));
+
+const sslOf = (mode: string): Either.Either<PgClient.PgClientConfig["ssl"], ConfigError.ConfigError> => {
+  switch (mode) {
+    case "disable":
+      return Either.right(false);
+    case "require":
+      return Either.right({ rejectUnauthorized: false });
+    case "verify-full":
+      return Either.right(true);
+    default:
+      return Either.left(
+        ConfigError.InvalidData(
+          ["PGSSLMODE"],
+          `is ${JSON.stringify(mode)}. Use disable, require (encrypted, certificate not verified) or verify-full; the driver cannot negotiate the other modes`,
+        ),
+      );
+  }
+};
+
+const parts = Config.all({
+  host: Config.option(Config.nonEmptyString("PGHOST")),
+  port: Config.option(Config.port("PGPORT")),
+  username: Config.option(Config.nonEmptyString("PGUSER")),
+  password: Config.option(Config.redacted("PGPASSWORD")),
+  database: Config.option(Config.nonEmptyString("PGDATABASE")),
+  ssl: Config.option(Config.mapOrFail(Config.nonEmptyString("PGSSLMODE"), sslOf)),
+}).pipe(
+  Config.map(
+    (_): Options => ({
+      host: Option.getOrUndefined(_.host),
+      port: Option.getOrUndefined(_.port),
+      username: Option.getOrUndefined(_.username),
+      password: Option.getOrUndefined(_.password),
+      database: Option.getOrUndefined(_.database),
+      ssl: Option.getOrUndefined(_.ssl),
+    }),
+  ),
+);
+
+/** `DATABASE_URL`, else the libpq names `PGHOST PGPORT PGUSER PGPASSWORD PGDATABASE PGSSLMODE`. An empty one counts as absent. */
+export const config: Config.Config<Options> = Config.all({
+  url: Config.option(Config.redacted("DATABASE_URL")),
+  parts: Config.option(parts),
+}).pipe(
+  Config.mapOrFail(({ parts: fromParts, url }) =>
+    Option.match(Option.filter(url, (_) => Redacted.value(_).trim() !== ""), {
+      onSome: (some) => Either.right<Options>({ url: some }),
+      onNone: () => Either.right(Option.getOrElse(fromParts, (): Options => ({}))),
+    }),
+  ),
+);
+
+/** `layer` with the address from the environment (see {@link config}) and everything else from `options`. */
+export const layerConfig = (
+  options: Omit<Options, "url" | "host" | "port" | "username" | "password" | "database"> = {},
+): Layer.Layer<PgClient.PgClient | SqlClient.SqlClient, SqlError | ConfigError.ConfigError> =>
+  Layer.unwrapEffect(Effect.map(config, (address) => layer({ ...options, ...address })));
+
+/** What a health check learns: the server's version, and whether it is a read-only replica. */
+export class Health extends S.Class<Health>("Health")({
+  serverVersion: S.String,
+  isReadOnly: S.Boolean,
+}) {}
+
+const decodeHealth = S.decodeUnknown(S.Tuple(Health));
+
+/** Asks the server one question; `SqlError` when it does not answer. Needs no scope. */
+export const health = Effect.gen(function* () {
+  const sql = yield* SqlClient.SqlClient;
+  const rows = yield* sql`
+    SELECT current_setting('server_version') AS server_version, current_setting('transaction_read_only') = 'on' AS is_read_only`;
+  const [answer] = yield* Effect.orDie(decodeHealth(rows));
+  return answer;
+}).pipe(Effect.withSpan("Client.health"));

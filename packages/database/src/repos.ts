@@ -1,0 +1,557 @@
+/**
+ * The repositories and `DatabaseService`, which holds them: every statement that touches apps, jobs and dead letters.
+ *
+ * Contract: a method is one statement unless its doc says otherwise, so it happens whole or not at all; it sees what the open
+ * scope sees (`Client.tenant`, `Client.system`); claims and settlements are fenced, replays happen once. Beside the errors
+ * that a method names, each may fail with `SqlError`, `AccessDenied` and `InvalidInput`.
+ */
+import * as SqlClient from "@effect/sql/SqlClient";
+import * as Duration from "effect/Duration";
+import * as Effect from "effect/Effect";
+import * as Option from "effect/Option";
+import * as S from "effect/Schema";
+import { decodeCursor, encodeCursor } from "./cursor.js";
+import { boundHistory, boundText, errorText, historyHead, maxHistory } from "./error-text.js";
+import {
+  type BadRow,
+  InvalidCursor,
+  InvalidInput,
+  JobDlqAlreadyReplayed,
+  JobDlqNotFound,
+  JobExhausted,
+  JobNotFound,
+  JobNotHeld,
+} from "./errors.js";
+import { limitOf, repo } from "./factory.js";
+import { App, Job, JobDlq, JobDlqReason, JobStatus } from "./models.js";
+import { refused, refusedWrite } from "./refusal.js";
+import { decodeCount, encoderOf, type Insert, rowsOf } from "./rows.js";
+import { withTransaction } from "./transaction.js";
+
+// --- arguments ---------------------------------------------------------------
+
+const isUuid = S.is(S.UUID);
+
+const uuidOf = (operation: string, field: string, value: string) =>
+  isUuid(value)
+    ? Effect.succeed(value)
+    : new InvalidInput({ operation, field, problem: `is ${JSON.stringify(value) ?? String(value)}, which is no uuid` });
+
+const millisOf = (operation: string, field: string, duration: Duration.DurationInput) => {
+  const millis = Option.map(Duration.decodeUnknown(duration), Duration.toMillis);
+  return Option.match(Option.filter(millis, Number.isFinite), {
+    onSome: Effect.succeed,
+    onNone: () => new InvalidInput({ operation, field, problem: "is no finite duration" }),
+  });
+};
+
+const reasonOf = (operation: string, reason: JobDlqReason) =>
+  S.is(JobDlqReason)(reason)
+    ? Effect.succeed(reason)
+    : new InvalidInput({
+        operation,
+        field: "reason",
+        problem: `is ${JSON.stringify(reason)}; it must be one of ${JobDlqReason.literals.join(", ")}`,
+      });
+
+/** Rows in one statement of a bulk insert; what bounds its memory. */
+const chunkSize = 10_000;
+
+/** Writes any number of rows in one transaction, each chunk of them in one statement. All or none. */
+const inChunks = <A, B, E, R>(
+  sql: SqlClient.SqlClient,
+  rows: ReadonlyArray<A>,
+  write: (chunk: ReadonlyArray<A>) => Effect.Effect<B, E, R>,
+) => {
+  const chunks: Array<ReadonlyArray<A>> = [];
+  for (let i = 0; i < rows.length; i += chunkSize) chunks.push(rows.slice(i, i + chunkSize));
+  const all = Effect.forEach(chunks, write);
+  return chunks.length > 1 ? withTransaction(sql)(all) : all;
+};
+
+// --- [APPS] ------------------------------------------------------------------
+
+export const makeAppRepo = Effect.gen(function* () {
+  const apps = yield* repo(App, "apps", {});
+  return {
+    ...apps,
+    /** The app, if the scope sees it. In a tenant scope that is the tenant itself and no other. */
+    get: Effect.fn("apps.get")(function* (id: string) {
+      return yield* apps.one({ id: yield* uuidOf("apps.get", "id", id) });
+    }),
+  };
+});
+
+// --- [JOBS] ------------------------------------------------------------------
+
+/** What a claimed job is settled with: `fence` is the claimed job's. */
+export interface Held {
+  readonly id: string;
+  readonly fence: bigint;
+}
+
+export const makeJobRepo = Effect.gen(function* () {
+  const sql = yield* SqlClient.SqlClient;
+  const jobs = yield* repo(Job, "jobs", { purge: "purge_jobs" });
+  const read = rowsOf(Job, "jobs");
+  const dead = rowsOf(JobDlq, "job_dlq");
+  const encode = encoderOf(Job);
+  const encodedRows = S.decodeUnknown(S.Array(S.Struct({ id: S.String })));
+  const decodeHeld = S.decodeUnknown(
+    S.Array(S.Struct({ status: JobStatus, fence: S.BigInt, attempts: S.Int, maxAttempts: S.Int })),
+  );
+
+  const checked = (operation: string, job: Insert<typeof Job.insert.Type>, prefix = "") =>
+    Effect.tap(encode(operation, job, prefix), ({ type }) =>
+      typeof type === "string" && type.trim() === ""
+        ? new InvalidInput({ operation, field: `${prefix}type`, problem: "is blank" })
+        : Effect.void,
+    );
+
+  // Appends to a bounded history inside the database: the entry's time is the database's, in milliseconds.
+  const withError = (error: string) => sql`
+    CASE WHEN jsonb_array_length(error_history) >= ${maxHistory}::int THEN error_history - ${historyHead}::int ELSE error_history END
+    || jsonb_build_object('error', ${error}::text, 'timestamp', floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint)`;
+
+  /** Why a settlement matched no row. */
+  const notHeld = (operation: string, id: string) =>
+    Effect.gen(function* () {
+      const rows = yield* sql`SELECT status, fence, attempts, max_attempts FROM jobs WHERE id = ${id}`.pipe(refused(operation));
+      const [job] = yield* Effect.orDie(decodeHeld(rows));
+      return job === undefined ? yield* new JobNotFound({ id }) : job;
+    });
+
+  return {
+    ...jobs,
+
+    /** The job, if the scope sees it. */
+    get: Effect.fn("jobs.get")(function* (id: string) {
+      return yield* jobs.one({ id: yield* uuidOf("jobs.get", "id", id) });
+    }),
+
+    /** Submits a job: pending, due at `scheduledAt` (default now). Fails with `AppNotFound`. */
+    enqueue: Effect.fn("jobs.enqueue")(function* (job: Insert<typeof Job.insert.Type>) {
+      const columns = yield* checked("jobs.enqueue", job);
+      const rows = yield* sql`INSERT INTO jobs ${sql.insert(columns).returning("*")}`.pipe(refusedWrite("jobs.enqueue"));
+      return yield* read.only(rows);
+    }),
+
+    /**
+     * Submits any number of jobs, all or none; returns their ids in the order of the input.
+     * More than 10,000 take several statements in one transaction. Fails with `AppNotFound`.
+     */
+    enqueueMany: Effect.fn("jobs.enqueueMany")(function* (input: ReadonlyArray<Insert<typeof Job.insert.Type>>) {
+      const operation = "jobs.enqueueMany";
+      const rows = yield* Effect.forEach(input, (job, i) => checked(operation, job, `jobs[${i}].`));
+      const ids = yield* inChunks(sql, rows, (chunk) => {
+        const column = (name: string) => chunk.map((row) => row[name] ?? null);
+        return sql`
+          WITH submitted AS MATERIALIZED (
+            SELECT uuidv7() AS id, t.* FROM unnest(
+              ${column("appId")}::uuid[], ${column("userId")}::uuid[], ${column("requestId")}::uuid[], ${column("type")}::text[],
+              ${column("payload")}::text[], ${column("priority")}::job_priority[], ${column("maxAttempts")}::int[],
+              ${column("scheduledAt")}::timestamptz[]
+            ) WITH ORDINALITY AS t (app_id, user_id, request_id, type, payload, priority, max_attempts, scheduled_at, place)),
+          inserted AS (
+            INSERT INTO jobs (id, app_id, user_id, request_id, type, payload, priority, max_attempts, scheduled_at)
+            SELECT id, app_id, user_id, request_id, type, payload::jsonb, COALESCE(priority, 'normal'),
+              COALESCE(max_attempts, 5), COALESCE(scheduled_at, now())
+            FROM submitted)
+          SELECT id FROM submitted ORDER BY place`.pipe(
+          refusedWrite(operation),
+          Effect.flatMap((_) => Effect.orDie(encodedRows(_))),
+        );
+      });
+      return ids.flat().map(({ id }) => id);
+    }),
+
+    /**
+     * Takes up to `limit` due jobs for a runner: each is processing, has one more attempt, a new fence and a lease until
+     * `locked_until`. By priority, then by time. Two callers never get the same job; none waits for the other.
+     * `lease` default 30 seconds; `limit` default 100.
+     */
+    claim: Effect.fn("jobs.claim")(function* (options: {
+      readonly runner: string;
+      readonly limit?: number;
+      readonly lease?: Duration.DurationInput;
+      readonly types?: ReadonlyArray<string>;
+    }) {
+      const operation = "jobs.claim";
+      const limit = yield* limitOf(operation, options.limit);
+      const lease = yield* millisOf(operation, "lease", options.lease ?? "30 seconds");
+      if (options.runner.trim() === "") return yield* new InvalidInput({ operation, field: "runner", problem: "is blank" });
+      const ofType = options.types === undefined ? sql`` : sql`AND type = ANY (${options.types}::text[])`;
+      const rows = yield* sql`
+        WITH due AS MATERIALIZED (
+          SELECT id FROM jobs
+          WHERE status = 'pending' AND scheduled_at <= now() ${ofType}
+          ORDER BY priority, scheduled_at, id
+          LIMIT ${limit}
+          FOR UPDATE SKIP LOCKED),
+        claimed AS (
+          UPDATE jobs j
+          SET status = 'processing', attempts = j.attempts + 1, started_at = now(), locked_by = ${options.runner},
+            locked_until = now() + ${lease}::float8 * interval '1 millisecond', fence = nextval('job_fence')
+          FROM due
+          WHERE j.id = due.id AND j.status = 'pending'
+          RETURNING j.*)
+        SELECT * FROM claimed ORDER BY priority, scheduled_at, id`.pipe(refused(operation));
+      return yield* read.good(rows);
+    }),
+
+    /** The claimed job is done. Fails with `JobNotHeld` when the claim is no longer this one, and with `JobNotFound`. */
+    complete: Effect.fn("jobs.complete")(function* ({ fence, id }: Held) {
+      const operation = "jobs.complete";
+      yield* uuidOf(operation, "id", id);
+      const rows = yield* sql`
+        UPDATE jobs SET status = 'completed', completed_at = now(), locked_by = NULL, locked_until = NULL
+        WHERE id = ${id} AND fence = ${String(fence)}::bigint AND status = 'processing'
+        RETURNING *`.pipe(refused(operation));
+      if (rows.length === 0) {
+        const { status } = yield* notHeld(operation, id);
+        return yield* new JobNotHeld({ operation, id, status });
+      }
+      return yield* read.only(rows);
+    }),
+
+    /**
+     * The claimed job failed and waits for its next attempt after `delay` (default none); `error` joins its history.
+     * Fails with `JobExhausted` when it had its last attempt, with `JobNotHeld` and `JobNotFound`.
+     */
+    retry: Effect.fn("jobs.retry")(function* (options: Held & { readonly error: unknown; readonly delay?: Duration.DurationInput }) {
+      const operation = "jobs.retry";
+      const id = yield* uuidOf(operation, "id", options.id);
+      const delay = yield* millisOf(operation, "delay", options.delay ?? 0);
+      const rows = yield* sql`
+        UPDATE jobs
+        SET status = 'pending', error_history = ${withError(errorText(options.error))},
+          scheduled_at = now() + ${delay}::float8 * interval '1 millisecond', locked_by = NULL, locked_until = NULL
+        WHERE id = ${id} AND fence = ${String(options.fence)}::bigint AND status = 'processing' AND attempts < max_attempts
+        RETURNING *`.pipe(refused(operation));
+      if (rows.length === 0) {
+        const { attempts, fence, maxAttempts, status } = yield* notHeld(operation, id);
+        return yield* status === "processing" && fence === options.fence
+          ? new JobExhausted({ id, attempts, maxAttempts })
+          : new JobNotHeld({ operation, id, status });
+      }
+      return yield* read.only(rows);
+    }),
+
+    /**
+     * The job will not be tried again by itself: it turns dead and its dead letter is inserted, or neither. `error` joins
+     * the history; the payload is copied inside the database. Returns the dead letter.
+     * With `fence` only while that claim holds the job, without it while the job is pending or processing.
+     * Fails with `JobNotHeld` when it has ended or another claim has it, and with `JobNotFound`.
+     */
+    deadLetter: Effect.fn("jobs.deadLetter")(function* (options: {
+      readonly id: string;
+      readonly reason: JobDlqReason;
+      readonly error: unknown;
+      readonly fence?: bigint;
+    }) {
+      const operation = "jobs.deadLetter";
+      const id = yield* uuidOf(operation, "id", options.id);
+      const reason = yield* reasonOf(operation, options.reason);
+      const held =
+        options.fence === undefined
+          ? sql`status IN ('pending', 'processing')`
+          : sql`status = 'processing' AND fence = ${String(options.fence)}::bigint`;
+      const rows = yield* sql`
+        WITH dead AS (
+          UPDATE jobs
+          SET status = 'dead', completed_at = now(), locked_by = NULL, locked_until = NULL,
+            error_history = ${withError(errorText(options.error))}
+          WHERE id = ${id} AND ${held}
+          RETURNING *)
+        INSERT INTO job_dlq (original_job_id, app_id, type, payload, error_reason, attempts, error_history, request_id, user_id)
+        SELECT id, app_id, type, payload, ${reason}, attempts, error_history, request_id, user_id FROM dead
+        RETURNING *`.pipe(refused(operation));
+      if (rows.length === 0) {
+        const { status } = yield* notHeld(operation, id);
+        return yield* new JobNotHeld({ operation, id, status });
+      }
+      return yield* dead.only(rows);
+    }),
+
+    /**
+     * Ends the runs whose lease is over (their runner vanished), up to `limit` (default 100): each attempt gets its entry in
+     * the history; a job with attempts left is pending again, the others are dead-lettered as RunnerUnavailable.
+     * Safe beside runners and beside itself. Returns how many of each.
+     */
+    rescue: Effect.fn("jobs.rescue")(function* (options: { readonly limit?: number } = {}) {
+      const operation = "jobs.rescue";
+      const limit = yield* limitOf(operation, options.limit);
+      const rows = yield* sql`
+        WITH lost AS MATERIALIZED (
+          SELECT id, fence, locked_by FROM jobs
+          WHERE status = 'processing' AND locked_until < now()
+          ORDER BY locked_until, id
+          LIMIT ${limit}
+          FOR UPDATE SKIP LOCKED),
+        ended AS (
+          UPDATE jobs j
+          SET status = CASE WHEN j.attempts < j.max_attempts THEN 'pending' ELSE 'dead' END,
+            completed_at = CASE WHEN j.attempts < j.max_attempts THEN NULL ELSE now() END,
+            locked_by = NULL, locked_until = NULL, fence = nextval('job_fence'),
+            error_history =
+              CASE WHEN jsonb_array_length(j.error_history) >= ${maxHistory}::int THEN j.error_history - ${historyHead}::int ELSE j.error_history END
+              || jsonb_build_object('error', 'RunnerUnavailable: runner ' || lost.locked_by || ' vanished during attempt ' || j.attempts,
+                   'timestamp', floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint)
+          FROM lost
+          WHERE j.id = lost.id AND j.fence = lost.fence AND j.status = 'processing'
+          RETURNING j.*),
+        buried AS (
+          INSERT INTO job_dlq (original_job_id, app_id, type, payload, error_reason, attempts, error_history, request_id, user_id)
+          SELECT id, app_id, type, payload, 'RunnerUnavailable', attempts, error_history, request_id, user_id
+          FROM ended WHERE status = 'dead')
+        SELECT (count(*) FILTER (WHERE status = 'pending'))::int AS retried, (count(*) FILTER (WHERE status = 'dead'))::int AS dead_lettered
+        FROM ended`.pipe(refused(operation));
+      const [rescued] = yield* Effect.orDie(decodeRescued(rows));
+      return rescued;
+    }),
+  };
+});
+
+const decodeRescued = S.decodeUnknown(S.Tuple(S.Struct({ retried: S.Int, deadLettered: S.Int })));
+
+// --- [JOBS: JOB_DLQ] ---------------------------------------------------------
+
+/** A place in the list of pending dead letters. `type` is exact; `limit` 1 to 1,000, default 100; `cursor` the `next` of a page. */
+export interface PendingOptions {
+  readonly type?: string;
+  readonly limit?: number;
+  readonly cursor?: string;
+}
+
+/** A page of pending dead letters. `bad` are stored rows of this page that do not fit the model; `next` is none on the last page. */
+export interface PendingPage {
+  readonly items: ReadonlyArray<JobDlq>;
+  readonly bad: ReadonlyArray<BadRow>;
+  readonly next: Option.Option<string>;
+}
+
+/**
+ * What became of one id of a replay. `replayed`: its job is pending again · `already gone`: replayed before, or by another caller
+ * just now · `job not dead`: its job runs, waits, has ended well or was revived by a newer dead letter; the dead letter stays
+ * pending · `not found`: no such dead letter in this scope.
+ */
+export const ReplayOutcome = S.Literal("replayed", "already gone", "job not dead", "not found");
+export type ReplayOutcome = typeof ReplayOutcome.Type;
+
+/** The receipt for one id. */
+export class ReplayReceipt extends S.Class<ReplayReceipt>("ReplayReceipt")({ id: S.UUID, outcome: ReplayOutcome }) {}
+
+export const makeJobDlqRepo = Effect.gen(function* () {
+  const sql = yield* SqlClient.SqlClient;
+  const dlq = yield* repo(JobDlq, "job_dlq", { purge: "purge_job_dlq" });
+  const read = rowsOf(JobDlq, "job_dlq");
+  const encode = encoderOf(JobDlq);
+  const decodeReceipts = S.decodeUnknown(S.Array(ReplayReceipt));
+  const decodePlaces = S.decodeUnknown(S.Array(S.Struct({ id: S.String, place: S.String })));
+  const decodeReplayedAt = S.decodeUnknown(S.Array(S.Struct({ replayedAt: S.DateFromSelf })));
+
+  /** Whatever the error texts are, the dead letter can be stored. Anything else that does not fit is the encoder's to refuse. */
+  const bounded = (entry: Insert<typeof JobDlq.insert.Type>) =>
+    Array.isArray(entry?.errorHistory)
+      ? {
+          ...entry,
+          errorHistory: boundHistory(entry.errorHistory).map((attempt) =>
+            typeof attempt?.error === "string" ? { ...attempt, error: boundText(attempt.error) } : attempt,
+          ),
+        }
+      : entry;
+  const checked = (operation: string, entry: Insert<typeof JobDlq.insert.Type>, prefix = "") =>
+    Effect.tap(encode(operation, bounded(entry), prefix), ({ attempts, type }) => {
+      if (typeof type === "string" && type.trim() === "") {
+        return new InvalidInput({ operation, field: `${prefix}type`, problem: "is blank" });
+      }
+      return typeof attempts === "number" && Number.isInteger(attempts) && attempts >= 0 && attempts <= 2_147_483_647
+        ? Effect.void
+        : new InvalidInput({ operation, field: `${prefix}attempts`, problem: `is ${attempts}; it must be a whole number, 0 or more` });
+    });
+
+  const page = (operation: string, options: PendingOptions) =>
+    Effect.gen(function* () {
+      const limit = yield* limitOf(operation, options.limit);
+      const after = yield* positionOf(operation, options.cursor);
+      const ofType = options.type === undefined ? sql`` : sql`AND type = ${options.type}`;
+      const beyond = Option.match(after, {
+        onNone: () => sql``,
+        onSome: ({ at, id }) =>
+          at.endsWith("infinity")
+            ? sql`AND (dlq_at, id) < (${at}::timestamptz, ${id}::uuid)`
+            : sql`AND (dlq_at, id) < (timestamptz 'epoch' + ${at}::bigint * interval '1 microsecond', ${id}::uuid)`,
+      });
+      // One more than asked for tells whether there is a next page.
+      const rows = yield* sql`
+        SELECT *, CASE WHEN isfinite(dlq_at) THEN (extract(epoch FROM dlq_at) * 1000000)::bigint::text ELSE dlq_at::text END AS place
+        FROM job_dlq
+        WHERE replayed_at IS NULL ${ofType} ${beyond}
+        ORDER BY dlq_at DESC, id DESC
+        LIMIT ${limit + 1}`.pipe(refused(operation));
+      const shown = rows.slice(0, limit);
+      const places = yield* Effect.orDie(decodePlaces(rows.length > limit ? shown.slice(-1) : []));
+      const next = Option.map(Option.fromNullable(places[0]), ({ id, place }) => encodeCursor({ at: place, id }));
+      return { rows: shown, next };
+    });
+
+  return {
+    ...dlq,
+
+    /** The dead letter, if the scope sees it. Fails with `BadRow` when the stored row does not fit the model. */
+    get: Effect.fn("jobDlq.get")(function* (id: string) {
+      return yield* dlq.one({ id: yield* uuidOf("jobDlq.get", "id", id) });
+    }),
+
+    /**
+     * Stores a dead letter and returns it as stored. Error texts are made storable and bounded, never refused.
+     * Fails with `AppNotFound`; a payload that jsonb would not keep is `InvalidInput` with its JSON path.
+     */
+    insert: Effect.fn("jobDlq.insert")(function* (entry: Insert<typeof JobDlq.insert.Type>) {
+      const columns = yield* checked("jobDlq.insert", entry);
+      const rows = yield* sql`INSERT INTO job_dlq ${sql.insert(columns).returning("*")}`.pipe(refusedWrite("jobDlq.insert"));
+      return yield* read.only(rows);
+    }),
+
+    /** Stores any number of dead letters, all or none; returns how many. More than 10,000 take several statements in one transaction. */
+    insertMany: Effect.fn("jobDlq.insertMany")(function* (entries: ReadonlyArray<Insert<typeof JobDlq.insert.Type>>) {
+      const operation = "jobDlq.insertMany";
+      const rows = yield* Effect.forEach(entries, (entry, i) => checked(operation, entry, `entries[${i}].`));
+      const counts = yield* inChunks(sql, rows, (chunk) => {
+        const column = (name: string) => chunk.map((row) => row[name] ?? null);
+        return sql`
+          WITH inserted AS (
+            INSERT INTO job_dlq (original_job_id, app_id, type, payload, error_reason, attempts, error_history, dlq_at,
+              replayed_at, request_id, user_id)
+            SELECT original_job_id, app_id, type, payload::jsonb, error_reason, attempts, error_history::jsonb,
+              COALESCE(dlq_at, now()), replayed_at, request_id, user_id
+            FROM unnest(
+              ${column("originalJobId")}::uuid[], ${column("appId")}::uuid[], ${column("type")}::text[],
+              ${column("payload")}::text[], ${column("errorReason")}::text[], ${column("attempts")}::int[],
+              ${column("errorHistory")}::text[], ${column("dlqAt")}::timestamptz[], ${column("replayedAt")}::timestamptz[],
+              ${column("requestId")}::uuid[], ${column("userId")}::uuid[]
+            ) AS t (original_job_id, app_id, type, payload, error_reason, attempts, error_history, dlq_at, replayed_at,
+              request_id, user_id)
+            RETURNING 1)
+          SELECT count(*)::int AS count FROM inserted`.pipe(refusedWrite(operation), Effect.flatMap(decodeCount));
+      });
+      return counts.reduce((sum, count) => sum + count, 0);
+    }),
+
+    /**
+     * Marks a dead letter as replayed, for a caller who resubmits the work elsewhere, in the same transaction. It revives no
+     * job: that is `replay`. Fails with `JobDlqNotFound` and `JobDlqAlreadyReplayed`.
+     */
+    markReplayed: Effect.fn("jobDlq.markReplayed")(function* (id: string) {
+      const operation = "jobDlq.markReplayed";
+      yield* uuidOf(operation, "id", id);
+      const rows = yield* sql`
+        UPDATE job_dlq SET replayed_at = now() WHERE id = ${id} AND replayed_at IS NULL RETURNING *`.pipe(refused(operation));
+      if (rows.length > 0) return yield* read.only(rows);
+      const found = yield* sql`SELECT replayed_at FROM job_dlq WHERE id = ${id} AND replayed_at IS NOT NULL`.pipe(
+        refused(operation),
+        Effect.flatMap((_) => Effect.orDie(decodeReplayedAt(_))),
+      );
+      return yield* found[0] === undefined
+        ? new JobDlqNotFound({ id })
+        : new JobDlqAlreadyReplayed({ id, replayedAt: found[0].replayedAt });
+    }),
+
+    /** Pending dead letters, newest first by (dlq_at, id). Stored rows that do not fit the model are left out and logged. */
+    listPending: Effect.fn("jobDlq.listPending")(function* (options: PendingOptions = {}) {
+      const { rows } = yield* page("jobDlq.listPending", options);
+      return yield* read.good(rows);
+    }),
+
+    /** {@link PendingPage}: pending dead letters page by page. Every row that stays pending is visited exactly once. */
+    pagePending: Effect.fn("jobDlq.pagePending")(function* (options: PendingOptions = {}) {
+      const { next, rows } = yield* page("jobDlq.pagePending", options);
+      const result: PendingPage = { ...read.partition(rows), next };
+      return result;
+    }),
+
+    /**
+     * Brings jobs back to life under their own ids, with a full attempt budget, each dead letter once: one statement, a
+     * receipt per distinct id in the order of the input. A job that was purged is made anew with its type's defaults.
+     * Of several dead letters of one job the newest is replayed. Callers at the same time do not replay anything twice.
+     */
+    replay: Effect.fn("jobDlq.replay")(function* (ids: ReadonlyArray<string>) {
+      const operation = "jobDlq.replay";
+      yield* Effect.forEach(ids, (id, i) => uuidOf(operation, `ids[${i}]`, id), { discard: true });
+      if (ids.length === 0) return [];
+      // `seen` is the statement's snapshot, `locked` what is still pending once the lock is held. Everything that takes dead
+      // letters locks them in this order. A job comes back in one of two ways, and neither touches a living job or another
+      // app's: a dead one is updated (its state checked again after any wait), a purged one is inserted, where an id that is
+      // taken, visible or not, is left alone. ON CONFLICT DO UPDATE would raise 42501 on another tenant's job.
+      const rows = yield* sql`
+        WITH asked AS (
+          SELECT id, min(place) AS place FROM unnest(${ids}::uuid[]) WITH ORDINALITY AS t (id, place) GROUP BY id),
+        seen AS (
+          SELECT d.id, d.replayed_at IS NOT NULL AS done FROM job_dlq d JOIN asked USING (id)),
+        locked AS MATERIALIZED (
+          SELECT d.* FROM job_dlq d JOIN asked USING (id)
+          WHERE d.replayed_at IS NULL
+          ORDER BY d.original_job_id, d.id
+          FOR UPDATE OF d),
+        chosen AS MATERIALIZED (
+          SELECT DISTINCT ON (original_job_id) * FROM locked ORDER BY original_job_id, dlq_at DESC, id DESC),
+        revived AS (
+          UPDATE jobs j
+          SET status = 'pending', attempts = 0, error_history = '[]', payload = c.payload, scheduled_at = now(), started_at = NULL,
+            completed_at = NULL, locked_by = NULL, locked_until = NULL, fence = nextval('job_fence'), replays = j.replays + 1
+          FROM chosen c
+          WHERE j.id = c.original_job_id AND j.app_id = c.app_id AND j.status = 'dead'
+          RETURNING j.id),
+        remade AS (
+          INSERT INTO jobs (id, app_id, user_id, request_id, type, payload, replays)
+          SELECT original_job_id, app_id, user_id, request_id, type, payload,
+            1 + (SELECT count(*) FROM job_dlq e WHERE e.original_job_id = chosen.original_job_id AND e.replayed_at IS NOT NULL)
+          FROM chosen
+          ORDER BY original_job_id
+          ON CONFLICT (id) DO NOTHING
+          RETURNING id),
+        replayed AS (
+          UPDATE job_dlq d SET replayed_at = now()
+          FROM chosen c JOIN (SELECT id FROM revived UNION ALL SELECT id FROM remade) r ON r.id = c.original_job_id
+          WHERE d.id = c.id AND d.replayed_at IS NULL
+          RETURNING d.id)
+        SELECT a.id,
+          CASE
+            WHEN r.id IS NOT NULL THEN 'replayed'
+            WHEN s.id IS NULL THEN 'not found'
+            WHEN s.done OR l.id IS NULL THEN 'already gone'
+            ELSE 'job not dead'
+          END AS outcome
+        FROM asked a LEFT JOIN seen s USING (id) LEFT JOIN locked l USING (id) LEFT JOIN replayed r USING (id)
+        ORDER BY a.place`.pipe(refused(operation));
+      return yield* Effect.orDie(decodeReceipts(rows));
+    }),
+  };
+});
+
+const positionOf = (operation: string, cursor: string | undefined) =>
+  cursor === undefined
+    ? Effect.succeedNone
+    : Option.match(decodeCursor(cursor), {
+        onNone: () => new InvalidCursor({ operation, cursor: cursor.slice(0, 200) }),
+        onSome: (position) => Effect.succeedSome(position),
+      });
+
+// --- [SERVICE] ---------------------------------------------------------------
+
+/** All repositories on one client. Its layer needs the `SqlClient` of `Client.layer`. */
+export class DatabaseService extends Effect.Service<DatabaseService>()("@parametric-portal/database/DatabaseService", {
+  effect: Effect.gen(function* () {
+    const sql = yield* SqlClient.SqlClient;
+    return {
+      apps: yield* makeAppRepo,
+      jobs: yield* makeJobRepo,
+      jobDlq: yield* makeJobDlqRepo,
+      /** A transaction; inside another one a savepoint, one after the other. See `transaction.ts`. */
+      withTransaction: withTransaction(sql),
+    };
+  }),
+}) {
+  /** The service on the client in the context. */
+  static readonly layer = this.Default;
+}

@@ -1,0 +1,174 @@
+/**
+ * Rows in and out: decoding what is stored, encoding what a caller passes, each by the model's schema.
+ *
+ * A stored row that does not fit its model never hides the others. Input is checked here before anything is sent.
+ */
+import type * as Model from "@effect/sql/Model";
+import * as Arr from "effect/Array";
+import * as Effect from "effect/Effect";
+import * as Either from "effect/Either";
+import * as Option from "effect/Option";
+import * as ParseResult from "effect/ParseResult";
+import * as S from "effect/Schema";
+import * as AST from "effect/SchemaAST";
+import { BadRow, InvalidInput } from "./errors.js";
+import { notStorable, textProblem } from "./json.js";
+
+// --- out ---------------------------------------------------------------------
+
+interface WithId {
+  readonly id?: unknown;
+}
+
+// The path and the expectation; never the value, which may be somebody's data.
+const where = (error: ParseResult.ParseError) => {
+  const [issue] = ParseResult.ArrayFormatter.formatErrorSync(error);
+  return issue === undefined ? "the row" : issue.path.length === 0 ? "the row" : issue.path.map(String).join(".");
+};
+
+/** Decoders for the rows of a table: all at once, and one by one only when some row does not fit. */
+export const rowsOf = <A, I>(model: S.Schema<A, I>, table: string) => {
+  const decodeAll = S.decodeUnknownOption(S.Array(model));
+  const decodeOne = S.decodeUnknownEither(model);
+  const partition = (rows: ReadonlyArray<WithId>): { readonly items: ReadonlyArray<A>; readonly bad: ReadonlyArray<BadRow> } => {
+    const all = decodeAll(rows);
+    if (Option.isSome(all)) return { items: all.value, bad: [] };
+    const [bad, items] = Arr.partitionMap(rows, (row) =>
+      Either.mapLeft(
+        decodeOne(row),
+        (error) => new BadRow({ table, id: String(row.id), problem: `${where(error)} is not what the model says` }),
+      ),
+    );
+    return { items, bad };
+  };
+  const first = (rows: ReadonlyArray<WithId>): Effect.Effect<Option.Option<A>, BadRow> => {
+    const { bad, items } = partition(rows.slice(0, 1));
+    return bad[0] === undefined ? Effect.succeed(Arr.head(items)) : bad[0];
+  };
+  return {
+    /** What fits and what does not, each in the order of the rows. */
+    partition,
+    /** What fits; the others are logged with their ids. */
+    good: (rows: ReadonlyArray<WithId>): Effect.Effect<ReadonlyArray<A>> => {
+      const { bad, items } = partition(rows);
+      return Effect.as(Effect.forEach(bad, (row) => Effect.logWarning(row.message), { discard: true }), items);
+    },
+    first,
+    /** The row of a statement that returns exactly one, which this package has just written: anything else is a bug. */
+    only: (rows: ReadonlyArray<WithId>): Effect.Effect<A> =>
+      Effect.orDie(Effect.flatMap(first(rows), Option.match({ onNone: () => Effect.dieMessage(`${table} returned no row`), onSome: Effect.succeed }))),
+  };
+};
+
+const countRows = S.decodeUnknown(S.Tuple(S.Struct({ count: S.Int })));
+
+/** Reads the one row of `SELECT …::int AS count`. */
+export const decodeCount = (rows: ReadonlyArray<object>): Effect.Effect<number> =>
+  Effect.orDie(Effect.map(countRows(rows), ([{ count }]) => count));
+
+// --- in ----------------------------------------------------------------------
+
+type OptionalKeys<A> = {
+  [K in keyof A]-?: unknown extends A[K] ? never : undefined extends A[K] ? K : never;
+}[keyof A];
+
+/** A model's insert type in which whatever the database has a default for may be left out. */
+export type Insert<A> = Omit<A, OptionalKeys<A>> & { readonly [K in OptionalKeys<A>]?: A[K] | undefined };
+
+const isJson = (ast: AST.AST): boolean =>
+  AST.isTransformation(ast) &&
+  (Option.contains(AST.getSchemaIdAnnotation(ast), AST.ParseJsonSchemaId) || isJson(ast.from));
+
+const checkJson = (operation: string, field: string, value: unknown) =>
+  Option.match(notStorable(value), {
+    onNone: () => Effect.void,
+    onSome: ({ path, problem }) => new InvalidInput({ operation, field: `${field} at ${path}`, problem }),
+  });
+
+const checkText = (operation: string, field: string, value: unknown) => {
+  const problem = typeof value === "string" ? textProblem(value) : undefined;
+  return problem === undefined ? Effect.void : new InvalidInput({ operation, field, problem });
+};
+
+const notEncodable = (operation: string, field: string) => (error: ParseResult.ParseError) => {
+  const [issue] = ParseResult.ArrayFormatter.formatErrorSync(error);
+  const path = [...(field === "" ? [] : [field]), ...(issue?.path ?? [])].map(String).join(".");
+  return new InvalidInput({
+    operation,
+    field: path === "" ? "input" : path,
+    problem: `is not valid: ${issue?.message ?? error.message}`,
+  });
+};
+
+/**
+ * Encodes one new row to its columns. Fields that are left out (or undefined) are left out of the result, so that the
+ * database's default holds: its clock decides about times, not the application's.
+ */
+export const encoderOf = <M extends Model.AnyNoContext>(model: M) => {
+  const schema: S.Schema<unknown, object> = S.asSchema(model.insert) as never;
+  const fields = AST.getPropertySignatures(S.typeSchema(schema).ast).map(({ name }) => String(name));
+  const json = AST.getPropertySignatures(S.encodedSchema(schema).ast)
+    .map(({ name }) => String(name))
+    .filter((name) => isJsonField(model, name));
+  const encode = S.encodeUnknown(schema);
+  return (operation: string, row: object, prefix = ""): Effect.Effect<Record<string, unknown>, InvalidInput> =>
+    Effect.gen(function* () {
+      if (typeof row !== "object" || row === null) {
+        return yield* new InvalidInput({ operation, field: prefix || "input", problem: "is no object" });
+      }
+      const given: Record<string, unknown> = Object.fromEntries(fields.map((name) => [name, Reflect.get(row, name)]));
+      for (const name of json) yield* checkJson(operation, `${prefix}${name}`, given[name]);
+      const encoded = yield* Effect.mapError(encode(given), (error) => {
+        const invalid = notEncodable(operation, "")(error);
+        return new InvalidInput({ ...invalid, operation, field: `${prefix}${invalid.field}` });
+      });
+      const columns: Record<string, unknown> = {};
+      for (const [name, value] of Object.entries(encoded)) {
+        if (given[name] === undefined && !json.includes(name)) continue;
+        yield* checkText(operation, `${prefix}${name}`, value);
+        columns[name] = value;
+      }
+      return columns;
+    });
+};
+
+const fieldSchema = (model: Model.AnyNoContext, name: string): S.Schema<unknown, unknown> | undefined => {
+  const field: unknown = Reflect.get(model.fields, name);
+  return S.isSchema(field) ? (field as S.Schema<unknown, unknown>) : undefined;
+};
+
+const isJsonField = (model: Model.AnyNoContext, name: string) => {
+  const schema = fieldSchema(model, name);
+  return schema !== undefined && isJson(schema.ast);
+};
+
+/** Encoders of single values by column: for a predicate (`operand`, where an option may be given bare) and for a change (`value`). */
+export interface Column {
+  readonly value: (operation: string, value: unknown) => Effect.Effect<unknown, InvalidInput>;
+  readonly operand: (operation: string, value: unknown) => Effect.Effect<unknown, InvalidInput>;
+}
+
+/** The columns of a model by field name. */
+export const columnsOf = (model: Model.AnyNoContext): Readonly<Record<string, Column>> => {
+  const columns: Record<string, Column> = Object.create(null);
+  for (const name of Object.keys(model.fields)) {
+    const schema = fieldSchema(model, name);
+    if (schema === undefined) continue;
+    const encode = S.encodeUnknown(schema);
+    const fits = S.is(S.typeSchema(schema));
+    const json = isJson(schema.ast);
+    const value: Column["value"] = (operation, input) =>
+      Effect.gen(function* () {
+        if (json) yield* checkJson(operation, name, input);
+        const encoded = yield* Effect.mapError(encode(input), notEncodable(operation, name));
+        yield* checkText(operation, name, encoded);
+        return encoded;
+      });
+    columns[name] = {
+      value,
+      operand: (operation, input) =>
+        !json && !fits(input) && fits(Option.some(input)) ? value(operation, Option.some(input)) : value(operation, input),
+    };
+  }
+  return columns;
+};

@@ -1,0 +1,238 @@
+/**
+ * Transactions as this package needs them, and the tenant and system scopes that live in them.
+ *
+ * Contract:
+ * - Success means committed. A commit that the server turned into a rollback (a statement had failed and its error was
+ *   caught) fails with `SqlError`; so does a connection that is lost on the way.
+ * - Nested transactions are savepoints, and run one after the other: two side by side on one connection would release and
+ *   roll back each other's savepoints. A statement that runs beside a nested transaction in the same outer one is part of
+ *   whichever savepoint is open; do not run them side by side.
+ * - A scope's role and tenant hold for exactly its own transaction or savepoint.
+ *
+ * {@link withTransaction} replaces `sql.withTransaction` on the clients of `Client.layer`; on another client call it directly.
+ */
+import * as SqlClient from "@effect/sql/SqlClient";
+import type * as SqlConnection from "@effect/sql/SqlConnection";
+import { SqlError } from "@effect/sql/SqlError";
+import * as Context from "effect/Context";
+import * as Effect from "effect/Effect";
+import * as Exit from "effect/Exit";
+import * as Option from "effect/Option";
+import * as Queue from "effect/Queue";
+import * as S from "effect/Schema";
+import * as Scope from "effect/Scope";
+import { InvalidInput, ScopeConflict } from "./errors.js";
+
+/** Whose rows a transaction may touch. */
+export type DataScope = { readonly _tag: "tenant"; readonly appId: string } | { readonly _tag: "system" };
+
+/** The innermost open transaction of this fiber. `gate` lets its nested transactions in one by one. */
+interface Frame {
+  readonly connection: SqlConnection.Connection;
+  readonly gate: Queue.Queue<void>;
+  readonly scope: Option.Option<DataScope>;
+}
+class CurrentFrame extends Context.Tag("@parametric-portal/database/CurrentFrame")<CurrentFrame, Frame>() {}
+
+/** What a transaction runs besides the effect itself: settings on its way in, and their undoing before its savepoint is released. */
+interface Around {
+  readonly scope: Option.Option<DataScope>;
+  /** Statements that follow BEGIN in the same message. */
+  readonly settings: string;
+}
+const plain: Around = { scope: Option.none(), settings: "" };
+
+// A bounded queue of one token and not a Semaphore, which becomes quadratic with many waiters in effect 3.22.
+const makeGate = Effect.tap(Queue.bounded<void>(1), (gate) => Queue.offer(gate, undefined));
+
+const previousSettings = S.decodeUnknownSync(
+  S.Tuple(S.Struct({ role: S.String, tenant: S.NullOr(S.String) })),
+);
+
+/** Runs one message; several statements in it are sent at once and answered together. */
+const send = (connection: SqlConnection.Connection, text: string, parameters: ReadonlyArray<unknown> = []) =>
+  connection.executeUnprepared(text, parameters, undefined);
+
+const Committed = S.is(S.Struct({ command: S.Literal("COMMIT") }));
+
+const commit = (connection: SqlConnection.Connection) =>
+  Effect.filterOrFail(
+    connection.executeRaw("COMMIT", []),
+    Committed,
+    () =>
+      new SqlError({
+        cause: { code: "25P02" },
+        message:
+          "The transaction was rolled back, nothing of it was written: a statement in it had failed and its error was caught. Put what may fail into a nested withTransaction.",
+      }),
+  );
+
+const outer = <A, E, R>(sql: SqlClient.SqlClient, around: Around, effect: Effect.Effect<A, E, R>) =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.gen(function* () {
+      const scope = yield* Scope.make();
+      const gate = yield* makeGate;
+      const run = Effect.gen(function* () {
+        // Not interruptible: a connection that arrives after the interruption would never go back to the pool.
+        const connection = yield* Scope.extend(sql.reserve, scope);
+        yield* send(connection, `BEGIN${around.settings}`);
+        const exit = yield* restore(effect).pipe(
+          Effect.provideService(SqlClient.TransactionConnection, [connection, 0]),
+          Effect.provideService(CurrentFrame, { connection, gate, scope: around.scope }),
+          Effect.exit,
+        );
+        if (Exit.isFailure(exit)) {
+          // A connection that is gone has rolled back by itself, and the effect's own failure is what counts.
+          yield* send(connection, "ROLLBACK").pipe(
+            Effect.catchAll((error) => Effect.logDebug("ROLLBACK was not answered; the server has rolled back", error)),
+          );
+        } else {
+          yield* commit(connection);
+        }
+        return yield* exit;
+      });
+      return yield* Effect.onExit(run, (exit) => Scope.close(scope, exit));
+    }),
+  );
+
+let savepoints = 0;
+
+const nested = <A, E, R>(
+  [connection, depth]: readonly [SqlConnection.Connection, number],
+  parent: Option.Option<Frame>,
+  around: Around,
+  effect: Effect.Effect<A, E, R>,
+) =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.gen(function* () {
+      const gate = yield* makeGate;
+      const name = `portal_${++savepoints}`;
+      const parentGate = Option.match(parent, { onNone: () => foreignGate(connection), onSome: (_) => Effect.succeed(_.gate) });
+      const run = Effect.gen(function* () {
+        const answers = yield* send(
+          connection,
+          around.settings === ""
+            ? `SAVEPOINT ${name}`
+            : `SAVEPOINT ${name}; SELECT current_setting('role') AS role, current_setting('app.current_tenant', true) AS tenant${around.settings}`,
+        );
+        const exit = yield* restore(effect).pipe(
+          Effect.provideService(SqlClient.TransactionConnection, [connection, depth + 1]),
+          Effect.provideService(CurrentFrame, {
+            connection,
+            gate,
+            scope: Option.orElse(around.scope, () => Option.flatMap(parent, (_) => _.scope)),
+          }),
+          Effect.exit,
+        );
+        // SET LOCAL outlives a savepoint that is released, but not one that is rolled back.
+        const undo = Effect.suspend(() => {
+          if (around.settings === "") return Effect.void;
+          const [{ role, tenant }] = previousSettings(answers[1]);
+          return send(connection, "SELECT set_config('role', $1, true), set_config('app.current_tenant', $2, true)", [
+            role,
+            tenant ?? "",
+          ]);
+        });
+        const rollBack = send(connection, `ROLLBACK TO SAVEPOINT ${name}; RELEASE SAVEPOINT ${name}`);
+        if (Exit.isFailure(exit)) {
+          yield* Effect.catchAll(rollBack, (error) => Effect.logDebug(`ROLLBACK TO ${name} was not answered`, error));
+        } else {
+          yield* Effect.zipRight(undo, send(connection, `RELEASE SAVEPOINT ${name}`)).pipe(Effect.tapError(() => rollBack));
+        }
+        return yield* exit;
+      });
+      const turn = yield* parentGate;
+      yield* restore(Queue.take(turn));
+      return yield* Effect.ensuring(run, Queue.offer(turn, undefined));
+    }),
+  );
+
+// A transaction that another client's withTransaction opened has no frame of ours; its connection stands in for it.
+const foreignGates = new WeakMap<SqlConnection.Connection, Queue.Queue<void>>();
+const foreignGate = (connection: SqlConnection.Connection) =>
+  Effect.gen(function* () {
+    const fresh = yield* makeGate;
+    const gate = foreignGates.get(connection) ?? fresh;
+    foreignGates.set(connection, gate);
+    return gate;
+  });
+
+const transact =
+  (sql: SqlClient.SqlClient, around: Around) =>
+  <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | SqlError, R> =>
+    Effect.withSpan(
+      Effect.flatMap(
+        Effect.context<never>(),
+        (context): Effect.Effect<A, E | SqlError, R> =>
+          Option.match(Context.getOption(context, SqlClient.TransactionConnection), {
+            onNone: () => outer(sql, around, effect),
+            onSome: (open) => nested(open, frameOf(context, open[0]), around, effect),
+          }),
+      ),
+      "sql.transaction",
+      { kind: "client", captureStackTrace: false },
+    );
+
+const frameOf = (context: Context.Context<never>, connection: SqlConnection.Connection) =>
+  Option.filter(Context.getOption(context, CurrentFrame), (_) => _.connection === connection);
+
+/** Runs an effect in a transaction: committed when it succeeds, rolled back when it fails or is interrupted. */
+export const withTransaction = (sql: SqlClient.SqlClient): SqlClient.SqlClient["withTransaction"] => transact(sql, plain);
+
+/** The scope that the current fiber is in, if any. */
+export const currentScope: Effect.Effect<Option.Option<DataScope>> = Effect.map(Effect.context<never>(), (context) =>
+  Option.flatMap(Context.getOption(context, SqlClient.TransactionConnection), ([connection]) =>
+    Option.flatMap(frameOf(context, connection), (_) => _.scope),
+  ),
+);
+
+const show = (scope: DataScope) => (scope._tag === "tenant" ? `tenant ${scope.appId}` : "system");
+
+const inScope =
+  (scope: DataScope, settings: string) =>
+  <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | SqlError | ScopeConflict, R | SqlClient.SqlClient> =>
+    Effect.gen(function* () {
+      const sql = yield* SqlClient.SqlClient;
+      const current = yield* currentScope;
+      if (Option.isNone(current)) return yield* transact(sql, { scope: Option.some(scope), settings })(effect);
+      if (show(current.value) !== show(scope)) {
+        return yield* new ScopeConflict({ current: show(current.value), requested: show(scope) });
+      }
+      return yield* transact(sql, plain)(effect);
+    });
+
+const isUuid = S.is(S.UUID);
+
+/**
+ * Runs an effect in one transaction that sees and writes only this app's rows, whatever the login.
+ * Inside a transaction of the caller's own it is a savepoint, and the caller's role and tenant are back when it ends.
+ * Fails with `ScopeConflict` inside another scope and with `InvalidInput` when `appId` is no uuid.
+ */
+export const tenant =
+  (appId: string) =>
+  <A, E, R>(
+    effect: Effect.Effect<A, E, R>,
+  ): Effect.Effect<A, E | SqlError | ScopeConflict | InvalidInput, R | SqlClient.SqlClient> => {
+    if (!isUuid(appId)) {
+      return Effect.fail(
+        new InvalidInput({ operation: "Client.tenant", field: "appId", problem: `is ${JSON.stringify(appId)}, which is no uuid` }),
+      );
+    }
+    const id = appId.toLowerCase();
+    // A uuid by the test above, so it is safe inside the message; parameters would cost a round trip of their own.
+    return inScope(
+      { _tag: "tenant", appId: id },
+      `; SET LOCAL ROLE parametric_tenant; SET LOCAL app.current_tenant = '${id}'`,
+    )(effect);
+  };
+
+/**
+ * Runs an effect in one transaction that sees and writes every tenant's rows. For maintenance and operators, never for a request.
+ * Fails with `ScopeConflict` inside a tenant scope.
+ */
+export const system: <A, E, R>(
+  effect: Effect.Effect<A, E, R>,
+) => Effect.Effect<A, E | SqlError | ScopeConflict, R | SqlClient.SqlClient> = inScope(
+  { _tag: "system" },
+  "; SET LOCAL ROLE parametric_system; SET LOCAL app.current_tenant = ''",
+);
