@@ -30,13 +30,15 @@ export class InvalidCursor extends S.TaggedError<InvalidCursor>()("InvalidCursor
   }
 }
 
-/** A row names an app that does not exist (foreign key). Create the app first; nothing was written. */
+/** A row names an app that does not exist (foreign key). `appIds`: the apps of the call, one of which it is. */
 export class AppNotFound extends S.TaggedError<AppNotFound>()("AppNotFound", {
   operation: S.String,
-  detail: S.String,
+  appIds: S.Array(S.String),
 }) {
   override get message() {
-    return `${this.operation}: the app does not exist (${this.detail}). Create it with apps.create in the system scope first. Nothing was written.`;
+    const apps = this.appIds.slice(0, 5).join(", ");
+    const which = this.appIds.length === 1 ? `the app ${apps} does not exist` : `one of the apps ${apps}${this.appIds.length > 5 ? ", …" : ""} does not exist`;
+    return `${this.operation}: ${which}. Create it with apps.insert in the system scope first. Nothing was written.`;
   }
 }
 

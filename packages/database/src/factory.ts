@@ -163,7 +163,7 @@ export const repo = <M extends Model.AnyNoContext, const C extends Config>(model
       insert: Effect.fn(name("insert"))(function* (row) {
         const encoded = yield* encodeInsert(name("insert"), row);
         const rows = yield* sql`INSERT INTO ${sql(table)} ${sql.insert(encoded).returning("*")}`.pipe(
-          refusedWrite(name("insert")),
+          refusedWrite(name("insert"), [encoded.appId]),
         );
         return yield* Effect.orDie(read.only(rows));
       }),
@@ -187,7 +187,7 @@ export const repo = <M extends Model.AnyNoContext, const C extends Config>(model
         }
         const rows = yield* sql`
           WITH changed AS (UPDATE ${sql(table)} SET ${sql.csv(assignments)} WHERE ${sql.and(conditions)} RETURNING 1)
-          SELECT count(*)::int AS count FROM changed`.pipe(refusedWrite(operation));
+          SELECT count(*)::int AS count FROM changed`.pipe(refusedWrite(operation, [Reflect.get(patch, "appId")]));
         return yield* decodeCount(rows);
       }),
     };

@@ -35,14 +35,13 @@ export const refused =
       error instanceof SqlError ? translate(operation, error) : (error as Exclude<E, SqlError>),
     );
 
-/** {@link refused} for statements that write rows of an app: one that does not exist is `AppNotFound`. */
+/** {@link refused} for statements that write rows of the given apps: one that does not exist is `AppNotFound`. */
 export const refusedWrite =
-  (operation: string) =>
+  (operation: string, appIds: Iterable<unknown>) =>
   <A, E, R>(statement: Effect.Effect<A, E, R>): Effect.Effect<A, Refused<E> | AppNotFound, R> =>
     Effect.mapError(statement, (error) => {
       if (!(error instanceof SqlError)) return error as Exclude<E, SqlError>;
-      const { constraint, detail, message } = databaseError(error);
-      return classify(error) === "ForeignKey" && constraint?.endsWith("_app_id_fkey") === true
-        ? new AppNotFound({ operation, detail: detail ?? message })
+      return classify(error) === "ForeignKey" && databaseError(error).constraint?.endsWith("_app_id_fkey") === true
+        ? new AppNotFound({ operation, appIds: [...new Set(appIds)].map(String) })
         : translate(operation, error);
     });

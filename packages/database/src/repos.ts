@@ -132,7 +132,7 @@ export const makeJobRepo = Effect.gen(function* () {
     /** Submits a job: pending, due at `scheduledAt` (default now). Fails with `AppNotFound`. */
     enqueue: Effect.fn("jobs.enqueue")(function* (job: Insert<typeof Job.insert.Type>) {
       const columns = yield* checked("jobs.enqueue", job);
-      const rows = yield* sql`INSERT INTO jobs ${sql.insert(columns).returning("*")}`.pipe(refusedWrite("jobs.enqueue"));
+      const rows = yield* sql`INSERT INTO jobs ${sql.insert(columns).returning("*")}`.pipe(refusedWrite("jobs.enqueue", [columns.appId]));
       return yield* read.only(rows);
     }),
 
@@ -158,7 +158,7 @@ export const makeJobRepo = Effect.gen(function* () {
               COALESCE(max_attempts, 5), COALESCE(scheduled_at, now())
             FROM submitted)
           SELECT id FROM submitted ORDER BY place`.pipe(
-          refusedWrite(operation),
+          refusedWrite(operation, column("appId")),
           Effect.flatMap((_) => Effect.orDie(encodedRows(_))),
         );
       });
@@ -409,7 +409,7 @@ export const makeJobDlqRepo = Effect.gen(function* () {
      */
     insert: Effect.fn("jobDlq.insert")(function* (entry: Insert<typeof JobDlq.insert.Type>) {
       const columns = yield* checked("jobDlq.insert", entry);
-      const rows = yield* sql`INSERT INTO job_dlq ${sql.insert(columns).returning("*")}`.pipe(refusedWrite("jobDlq.insert"));
+      const rows = yield* sql`INSERT INTO job_dlq ${sql.insert(columns).returning("*")}`.pipe(refusedWrite("jobDlq.insert", [columns.appId]));
       return yield* read.only(rows);
     }),
 
@@ -433,7 +433,7 @@ export const makeJobDlqRepo = Effect.gen(function* () {
             ) AS t (original_job_id, app_id, type, payload, error_reason, attempts, error_history, dlq_at, replayed_at,
               request_id, user_id)
             RETURNING 1)
-          SELECT count(*)::int AS count FROM inserted`.pipe(refusedWrite(operation), Effect.flatMap(decodeCount));
+          SELECT count(*)::int AS count FROM inserted`.pipe(refusedWrite(operation, column("appId")), Effect.flatMap(decodeCount));
       });
       return counts.reduce((sum, count) => sum + count, 0);
     }),

@@ -1,0 +1,37 @@
+/**
+ * `npx tsx packages/database/demo/main.ts`: 329 real webhook deliveries, the dead letters that they leave, and what an
+ * operator does about them. Exit code 1, with the reason on stderr, when a promise is broken or the counts do not add up.
+ */
+import * as NodeContext from "@effect/platform-node/NodeContext";
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime";
+import * as Client from "@parametric-portal/database/client";
+import * as Migrator from "@parametric-portal/database/migrator";
+import { DatabaseService } from "@parametric-portal/database/repos";
+import { databaseError } from "@parametric-portal/database/sql-state";
+import * as Cause from "effect/Cause";
+import * as Console from "effect/Console";
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import * as Logger from "effect/Logger";
+import * as LogLevel from "effect/LogLevel";
+import * as Option from "effect/Option";
+import { Announcer } from "./handlers.js";
+import { Promises } from "./report.js";
+import { story } from "./story.js";
+
+const client = Layer.mapError(Client.layerConfig({ applicationName: "demo" }), (error) =>
+  error._tag === "SqlError" ? new Migrator.DatabaseUnreachable({ problem: databaseError(error).message }) : error,
+);
+
+const main = story.pipe(
+  Effect.provide([DatabaseService.layer, Announcer.Default, Promises.Default]),
+  Effect.provide([client, NodeContext.layer]),
+  Logger.withMinimumLogLevel(LogLevel.Warning),
+  Effect.tapErrorCause((cause) =>
+    Console.error(
+      `\n${Option.match(Cause.failureOption(cause), { onNone: () => Cause.pretty(cause), onSome: ({ message }) => message })}`,
+    ),
+  ),
+);
+
+NodeRuntime.runMain(main, { disableErrorReporting: true });

@@ -1,0 +1,87 @@
+/**
+ * The database of one test file: a clone of the migrated template, and what tests need to fill it.
+ *
+ * Every test makes tenants of its own and depends on no order.
+ */
+import { randomUUID } from "node:crypto";
+import * as Databases from "./tmp-clone.js";
+import * as Context from "effect/Context";
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import * as Option from "effect/Option";
+import * as Redacted from "effect/Redacted";
+import { inject } from "vitest";
+import * as Client from "../../src/client.js";
+import type { JobDlq } from "../../src/models.js";
+import { DatabaseService } from "../../src/repos.js";
+import type { Insert } from "../../src/rows.js";
+import type {} from "./global-setup.js";
+
+/** The connection URL of this file's database, as the server's superuser. */
+export class TestUrl extends Context.Tag("TestUrl")<TestUrl, Redacted.Redacted>() {}
+
+const cloned = Layer.scoped(
+  TestUrl,
+  Effect.suspend(() => Databases.clone({ url: Redacted.make(inject("serverUrl")), template: inject("template") })),
+);
+
+/** A database of this file's own, its client, and the service on it. */
+export const TestDatabase = DatabaseService.layer.pipe(
+  Layer.provideMerge(Layer.unwrapEffect(Effect.map(TestUrl, (url) => Client.layer({ url })))),
+  Layer.provideMerge(cloned),
+);
+
+/** The same database with another login. */
+export const urlAs = (url: Redacted.Redacted, user: string, password: string): Redacted.Redacted => {
+  const parsed = new URL(Redacted.value(url));
+  parsed.username = user;
+  parsed.password = password;
+  return Redacted.make(parsed.href);
+};
+
+/** A new tenant; returns its id. */
+export const newTenant = Effect.gen(function* () {
+  const db = yield* DatabaseService;
+  const app = yield* Client.system(db.apps.insert({ name: `app ${randomUUID()}` }));
+  return app.id;
+});
+
+/** A dead letter as a caller would insert it. */
+export const letter = (
+  appId: string,
+  given: Partial<Insert<typeof JobDlq.insert.Type>> = {},
+): Insert<typeof JobDlq.insert.Type> => ({
+  originalJobId: randomUUID(),
+  appId,
+  type: "mail.send",
+  payload: { to: "a@example.com" },
+  errorReason: "MaxRetries",
+  attempts: 3,
+  errorHistory: [{ error: "Error: no route", timestamp: 1_790_000_000_000 }],
+  replayedAt: Option.none(),
+  requestId: Option.none(),
+  userId: Option.none(),
+  ...given,
+});
+
+/** A job as a caller would submit it. */
+export const work = (appId: string, given: { readonly type?: string; readonly payload?: unknown; readonly maxAttempts?: number } = {}) => ({
+  appId,
+  type: "mail.send",
+  payload: { to: "a@example.com" },
+  requestId: Option.none<string>(),
+  userId: Option.none<string>(),
+  ...given,
+});
+
+/** A job that was claimed and dead-lettered, in its tenant's scope. */
+export const deadJob = (appId: string, given: Parameters<typeof work>[1] = {}) =>
+  Effect.gen(function* () {
+    const db = yield* DatabaseService;
+    return yield* Client.tenant(appId)(
+      Effect.gen(function* () {
+        const job = yield* db.jobs.enqueue(work(appId, given));
+        return yield* db.jobs.deadLetter({ id: job.id, reason: "MaxRetries", error: "no route" });
+      }),
+    );
+  });
