@@ -40,10 +40,18 @@ const run = (command, args, env = {}) =>
   });
 
 const say = (text) => console.log(`\n> ${text}`);
-const node = (...args) => run(process.execPath, args);
-const tsx = (file, ...args) => node("--import", "tsx", join(root, file), ...args);
+// The server is stopped when the command has ended, and before this process does.
+const withPostgres = (...args) =>
+  run(process.execPath, [join(root, "packages/postgres/bin/with-postgres.mjs"), "--", process.execPath, ...args]);
+const demo = (...args) => withPostgres("--import", "tsx", join(root, "packages/database/demo/main.ts"), ...args);
 const vitest = (...args) =>
-  node(join(root, "node_modules/vitest/vitest.mjs"), "run", "--config", join(root, "vitest.workspace.ts"), ...args);
+  withPostgres(
+    join(root, "node_modules/vitest/vitest.mjs"),
+    "run",
+    "--config",
+    join(root, "vitest.workspace.ts"),
+    ...args,
+  );
 
 const install = () => {
   say(`installing dependencies with ${packageManager}`);
@@ -51,7 +59,7 @@ const install = () => {
 };
 
 const commands = {
-  demo: () => tsx("packages/database/demo/main.ts", ...process.argv.slice(3)),
+  demo: () => demo(...process.argv.slice(3)),
   test: () => {
     say("running every test against a real PostgreSQL 18; long campaigns reduced (npm run test:full has them whole)");
     return vitest(...process.argv.slice(3));
@@ -67,7 +75,7 @@ const commands = {
     const tested = await vitest(...process.argv.slice(3));
     if (tested !== 0) return tested;
     say("running the demo on the container engine");
-    return tsx("packages/database/demo/main.ts");
+    return demo();
   },
 };
 

@@ -28,15 +28,11 @@ export default Effect.gen(function* () {
       updated_at TIMESTAMPTZ NOT NULL DEFAULT now(),
       CONSTRAINT job_dlq_error_history_array CHECK (jsonb_typeof(error_history) = 'array')
     )`);
-  yield* sql.unsafe(
-    `COMMENT ON TABLE job_dlq IS 'Dead-lettered jobs — use uuid_extract_timestamp(id) for DLQ time'`,
-  );
+  yield* sql.unsafe(`COMMENT ON TABLE job_dlq IS 'Dead-lettered jobs — use uuid_extract_timestamp(id) for DLQ time'`);
   yield* sql.unsafe(
     `COMMENT ON COLUMN job_dlq.error_reason IS 'Failure classification: MaxRetries, Validation, HandlerMissing, RunnerUnavailable'`,
   );
-  yield* sql.unsafe(
-    `COMMENT ON COLUMN job_dlq.replayed_at IS 'NULL = pending replay; set when job resubmitted'`,
-  );
+  yield* sql.unsafe(`COMMENT ON COLUMN job_dlq.replayed_at IS 'NULL = pending replay; set when job resubmitted'`);
 
   // jobDlq.listPending with a type.
   yield* sql.unsafe(`CREATE INDEX idx_job_dlq_type ON job_dlq (type) WHERE replayed_at IS NULL`);

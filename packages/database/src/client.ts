@@ -122,10 +122,13 @@ export const config: Config.Config<Options> = Config.all({
   parts: Config.option(parts),
 }).pipe(
   Config.mapOrFail(({ parts: fromParts, url }) =>
-    Option.match(Option.filter(url, (_) => Redacted.value(_).trim() !== ""), {
-      onSome: (some) => Either.right<Options>({ url: some }),
-      onNone: () => Either.right(Option.getOrElse(fromParts, (): Options => ({}))),
-    }),
+    Option.match(
+      Option.filter(url, (_) => Redacted.value(_).trim() !== ""),
+      {
+        onSome: (some) => Either.right<Options>({ url: some }),
+        onNone: () => Either.right(Option.getOrElse(fromParts, (): Options => ({}))),
+      },
+    ),
   ),
 );
 

@@ -28,7 +28,9 @@ const explain = (error: Migrator.MigratorError | SqlError | ConfigError.ConfigEr
 
 const onDatabase = <A, R>(effect: Effect.Effect<A, Migrator.MigratorError | CommandFailed, R>) =>
   effect.pipe(
-    Effect.provide(Client.layerConfig({ applicationName: "portal-db", maxConnections: 2, connectTimeout: "10 seconds" })),
+    Effect.provide(
+      Client.layerConfig({ applicationName: "portal-db", maxConnections: 2, connectTimeout: "10 seconds" }),
+    ),
     Effect.catchAll((error) => {
       if (error instanceof CommandFailed) return Effect.fail(error);
       const reason = explain(error);
@@ -41,10 +43,14 @@ const migrate = Command.make("migrate", {}, () =>
     Effect.gen(function* () {
       const applied = yield* Migrator.run();
       for (const migration of applied) yield* Console.log(`applied ${Migrator.fileName(migration)}`);
-      yield* Console.log(applied.length === 0 ? "nothing to do: the database is up to date" : "the database is up to date");
+      yield* Console.log(
+        applied.length === 0 ? "nothing to do: the database is up to date" : "the database is up to date",
+      );
     }),
   ),
-).pipe(Command.withDescription("Apply what is pending. Safe to run by many processes at once: one works, the others wait."));
+).pipe(
+  Command.withDescription("Apply what is pending. Safe to run by many processes at once: one works, the others wait."),
+);
 
 const show = Command.make("status", {}, () =>
   onDatabase(

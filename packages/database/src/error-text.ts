@@ -37,7 +37,9 @@ const renderError = (error: Error): string => {
     seen.add(current);
     const head = `${current.name}: ${current.message}`;
     // A stack begins with name and message when the error was made; both may have changed since.
-    const stack = current.stack?.includes(current.message) ? current.stack : `${head}\n${current.stack ?? ""}`.trimEnd();
+    const stack = current.stack?.includes(current.message)
+      ? current.stack
+      : `${head}\n${current.stack ?? ""}`.trimEnd();
     lines.push(seen.size === 1 ? stack : `[cause] ${stack}`);
     current = current.cause;
   }
@@ -65,6 +67,8 @@ export const errorText = (error: unknown): string => {
     try {
       why = `: ${String(cannot)}`;
     } catch {}
-    return boundText(`${Object.prototype.toString.call(typeof error === "object" ? null : error)} that cannot be rendered${why}`);
+    return boundText(
+      `${Object.prototype.toString.call(typeof error === "object" ? null : error)} that cannot be rendered${why}`,
+    );
   }
 };

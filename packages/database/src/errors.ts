@@ -37,7 +37,10 @@ export class AppNotFound extends S.TaggedError<AppNotFound>()("AppNotFound", {
 }) {
   override get message() {
     const apps = this.appIds.slice(0, 5).join(", ");
-    const which = this.appIds.length === 1 ? `the app ${apps} does not exist` : `one of the apps ${apps}${this.appIds.length > 5 ? ", …" : ""} does not exist`;
+    const which =
+      this.appIds.length === 1
+        ? `the app ${apps} does not exist`
+        : `one of the apps ${apps}${this.appIds.length > 5 ? ", …" : ""} does not exist`;
     return `${this.operation}: ${which}. Create it with apps.insert in the system scope first. Nothing was written.`;
   }
 }

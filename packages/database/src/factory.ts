@@ -131,7 +131,9 @@ export const repo = <M extends Model.AnyNoContext, const C extends Config>(model
             });
           }
         }
-        return sql.csv(terms.map(([name, direction]) => sql`${sql(name)} ${sql.literal(direction === "desc" ? "DESC" : "ASC")}`));
+        return sql.csv(
+          terms.map(([name, direction]) => sql`${sql(name)} ${sql.literal(direction === "desc" ? "DESC" : "ASC")}`),
+        );
       });
 
     const select = (operation: string, where: Predicate<A>, options: FindOptions<A>) =>
@@ -140,7 +142,9 @@ export const repo = <M extends Model.AnyNoContext, const C extends Config>(model
         const conditions = yield* condition(operation, where);
         const by = yield* order(operation, options.order);
         return yield* sql`
-          SELECT * FROM ${sql(table)} WHERE ${sql.and(conditions)} ORDER BY ${by} LIMIT ${limit}`.pipe(refused(operation));
+          SELECT * FROM ${sql(table)} WHERE ${sql.and(conditions)} ORDER BY ${by} LIMIT ${limit}`.pipe(
+          refused(operation),
+        );
       });
 
     const name = (method: string) => `${table}.${method}`;
@@ -171,7 +175,11 @@ export const repo = <M extends Model.AnyNoContext, const C extends Config>(model
         const operation = name("set");
         const conditions = yield* condition(operation, where);
         if (!Arr.isNonEmptyReadonlyArray(conditions)) {
-          return yield* new InvalidInput({ operation, field: "where", problem: "is empty; name at least one condition" });
+          return yield* new InvalidInput({
+            operation,
+            field: "where",
+            problem: "is empty; name at least one condition",
+          });
         }
         const assignments = yield* Effect.forEach(entries(patch), ([key, value]) =>
           value instanceof Now
@@ -217,4 +225,8 @@ const purgeOf = (sql: SqlClient.SqlClient, operation: string, purgeFunction: str
 export const limitOf = (operation: string, limit = 100): Effect.Effect<number, InvalidInput> =>
   Number.isInteger(limit) && limit >= 1 && limit <= 1000
     ? Effect.succeed(limit)
-    : new InvalidInput({ operation, field: "limit", problem: `is ${limit}; it must be a whole number from 1 to 1,000` });
+    : new InvalidInput({
+        operation,
+        field: "limit",
+        problem: `is ${limit}; it must be a whole number from 1 to 1,000`,
+      });

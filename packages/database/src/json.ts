@@ -14,7 +14,8 @@ export interface NotStorable {
 export const maxDepth = 1000;
 
 const identifier = /^[A-Za-z_$][\w$]*$/;
-const child = (path: string, key: string) => (identifier.test(key) ? `${path}.${key}` : `${path}[${JSON.stringify(key)}]`);
+const child = (path: string, key: string) =>
+  identifier.test(key) ? `${path}.${key}` : `${path}[${JSON.stringify(key)}]`;
 
 /** Why PostgreSQL cannot store a text, or undefined. */
 export const textProblem = (text: string): string | undefined => {
@@ -55,7 +56,9 @@ export const notStorable = (value: unknown): Option.Option<NotStorable> => {
         return problem === undefined ? undefined : { path, problem };
       }
       case "number":
-        return Number.isFinite(current) ? undefined : { path, problem: `is ${current}, which JSON would change to null` };
+        return Number.isFinite(current)
+          ? undefined
+          : { path, problem: `is ${current}, which JSON would change to null` };
       case "bigint":
         return { path, problem: "is a BigInt, which JSON cannot hold; pass it as a string" };
       case "undefined":
@@ -84,7 +87,10 @@ export const notStorable = (value: unknown): Option.Option<NotStorable> => {
         if (found !== undefined) break;
       }
     } else {
-      found = { path, problem: `is a ${describe(current)}, whose content JSON would lose; pass plain objects and arrays` };
+      found = {
+        path,
+        problem: `is a ${describe(current)}, whose content JSON would lose; pass plain objects and arrays`,
+      };
     }
     ancestors.delete(current);
     return found;
@@ -93,6 +99,9 @@ export const notStorable = (value: unknown): Option.Option<NotStorable> => {
     return Option.fromNullable(visit(value, "$", "", 0));
   } catch (error) {
     // A getter or a toJSON of the caller's threw.
-    return Option.some({ path: "$", problem: `cannot be read: ${error instanceof Error ? error.message : String(error)}` });
+    return Option.some({
+      path: "$",
+      problem: `cannot be read: ${error instanceof Error ? error.message : String(error)}`,
+    });
   }
 };

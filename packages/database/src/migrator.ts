@@ -48,7 +48,9 @@ export class LedgerMismatch extends S.TaggedError<LedgerMismatch>()("LedgerMisma
 }
 
 /** The server does not answer, or refuses the login. */
-export class DatabaseUnreachable extends S.TaggedError<DatabaseUnreachable>()("DatabaseUnreachable", { problem: S.String }) {
+export class DatabaseUnreachable extends S.TaggedError<DatabaseUnreachable>()("DatabaseUnreachable", {
+  problem: S.String,
+}) {
   override get message() {
     return `The database cannot be reached: ${this.problem}. Check DATABASE_URL, or PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE, and that the server runs.`;
   }
@@ -102,7 +104,8 @@ const decodeFacts = S.decodeUnknown(S.Tuple(ServerFacts));
 
 const requireServer = (sql: SqlClient.SqlClient) =>
   Effect.gen(function* () {
-    const rows = yield* sql`SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int AS version_number`;
+    const rows =
+      yield* sql`SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int AS version_number`;
     const [{ version, versionNumber }] = yield* Effect.orDie(decodeVersion(rows));
     if (versionNumber < 180_000) return yield* new ServerTooOld({ version });
   });
@@ -193,14 +196,18 @@ const apply = (sql: SqlClient.SqlClient, connection: SqlConnection.Connection, m
     yield* sql`INSERT INTO public.portal_migrations (id, name) VALUES (${migration.id}, ${migration.name})`;
     yield* statement("COMMIT");
   }).pipe(
-    Effect.onError(() => Effect.catchAll(statement("ROLLBACK"), (error) => Effect.logDebug("ROLLBACK was not answered", error))),
+    Effect.onError(() =>
+      Effect.catchAll(statement("ROLLBACK"), (error) => Effect.logDebug("ROLLBACK was not answered", error)),
+    ),
     Effect.sandbox,
     Effect.mapError(
       (cause) =>
         new MigrationFailed({
           migration: fileName(migration),
           problem:
-            cause._tag === "Fail" ? `${databaseError(cause.error).message} (SQLSTATE ${databaseError(cause.error).code ?? "none"})` : String(cause),
+            cause._tag === "Fail"
+              ? `${databaseError(cause.error).message} (SQLSTATE ${databaseError(cause.error).code ?? "none"})`
+              : String(cause),
         }),
     ),
   );

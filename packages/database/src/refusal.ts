@@ -21,7 +21,11 @@ const translate = (operation: string, error: SqlError): QueryError => {
       return new InvalidInput({ operation, field: "input", problem: `was refused by the database: ${message}` });
     case "Check":
     case "Unique":
-      return new InvalidInput({ operation, field: constraint ?? "input", problem: `was refused by the database: ${message}` });
+      return new InvalidInput({
+        operation,
+        field: constraint ?? "input",
+        problem: `was refused by the database: ${message}`,
+      });
     default:
       return error;
   }

@@ -116,7 +116,9 @@ export const makeJobRepo = Effect.gen(function* () {
   /** Why a settlement matched no row. */
   const notHeld = (operation: string, id: string) =>
     Effect.gen(function* () {
-      const rows = yield* sql`SELECT status, fence, attempts, max_attempts FROM jobs WHERE id = ${id}`.pipe(refused(operation));
+      const rows = yield* sql`SELECT status, fence, attempts, max_attempts FROM jobs WHERE id = ${id}`.pipe(
+        refused(operation),
+      );
       const [job] = yield* Effect.orDie(decodeHeld(rows));
       return job === undefined ? yield* new JobNotFound({ id }) : job;
     });
@@ -132,7 +134,9 @@ export const makeJobRepo = Effect.gen(function* () {
     /** Submits a job: pending, due at `scheduledAt` (default now). Fails with `AppNotFound`. */
     enqueue: Effect.fn("jobs.enqueue")(function* (job: Insert<typeof Job.insert.Type>) {
       const columns = yield* checked("jobs.enqueue", job);
-      const rows = yield* sql`INSERT INTO jobs ${sql.insert(columns).returning("*")}`.pipe(refusedWrite("jobs.enqueue", [columns.appId]));
+      const rows = yield* sql`INSERT INTO jobs ${sql.insert(columns).returning("*")}`.pipe(
+        refusedWrite("jobs.enqueue", [columns.appId]),
+      );
       return yield* read.only(rows);
     }),
 
@@ -179,7 +183,8 @@ export const makeJobRepo = Effect.gen(function* () {
       const operation = "jobs.claim";
       const limit = yield* limitOf(operation, options.limit);
       const lease = yield* millisOf(operation, "lease", options.lease ?? "30 seconds");
-      if (options.runner.trim() === "") return yield* new InvalidInput({ operation, field: "runner", problem: "is blank" });
+      if (options.runner.trim() === "")
+        return yield* new InvalidInput({ operation, field: "runner", problem: "is blank" });
       const ofType = options.types === undefined ? sql`` : sql`AND type = ANY (${options.types}::text[])`;
       const rows = yield* sql`
         WITH due AS MATERIALIZED (
@@ -218,7 +223,9 @@ export const makeJobRepo = Effect.gen(function* () {
      * The claimed job failed and waits for its next attempt after `delay` (default none); `error` joins its history.
      * Fails with `JobExhausted` when it had its last attempt, with `JobNotHeld` and `JobNotFound`.
      */
-    retry: Effect.fn("jobs.retry")(function* (options: Held & { readonly error: unknown; readonly delay?: Duration.DurationInput }) {
+    retry: Effect.fn("jobs.retry")(function* (
+      options: Held & { readonly error: unknown; readonly delay?: Duration.DurationInput },
+    ) {
       const operation = "jobs.retry";
       const id = yield* uuidOf(operation, "id", options.id);
       const delay = yield* millisOf(operation, "delay", options.delay ?? 0);
@@ -367,7 +374,11 @@ export const makeJobDlqRepo = Effect.gen(function* () {
       }
       return typeof attempts === "number" && Number.isInteger(attempts) && attempts >= 0 && attempts <= 2_147_483_647
         ? Effect.void
-        : new InvalidInput({ operation, field: `${prefix}attempts`, problem: `is ${attempts}; it must be a whole number, 0 or more` });
+        : new InvalidInput({
+            operation,
+            field: `${prefix}attempts`,
+            problem: `is ${attempts}; it must be a whole number, 0 or more`,
+          });
     });
 
   const page = (operation: string, options: PendingOptions) =>
@@ -409,7 +420,9 @@ export const makeJobDlqRepo = Effect.gen(function* () {
      */
     insert: Effect.fn("jobDlq.insert")(function* (entry: Insert<typeof JobDlq.insert.Type>) {
       const columns = yield* checked("jobDlq.insert", entry);
-      const rows = yield* sql`INSERT INTO job_dlq ${sql.insert(columns).returning("*")}`.pipe(refusedWrite("jobDlq.insert", [columns.appId]));
+      const rows = yield* sql`INSERT INTO job_dlq ${sql.insert(columns).returning("*")}`.pipe(
+        refusedWrite("jobDlq.insert", [columns.appId]),
+      );
       return yield* read.only(rows);
     }),
 
@@ -433,7 +446,10 @@ export const makeJobDlqRepo = Effect.gen(function* () {
             ) AS t (original_job_id, app_id, type, payload, error_reason, attempts, error_history, dlq_at, replayed_at,
               request_id, user_id)
             RETURNING 1)
-          SELECT count(*)::int AS count FROM inserted`.pipe(refusedWrite(operation, column("appId")), Effect.flatMap(decodeCount));
+          SELECT count(*)::int AS count FROM inserted`.pipe(
+          refusedWrite(operation, column("appId")),
+          Effect.flatMap(decodeCount),
+        );
       });
       return counts.reduce((sum, count) => sum + count, 0);
     }),
@@ -446,7 +462,9 @@ export const makeJobDlqRepo = Effect.gen(function* () {
       const operation = "jobDlq.markReplayed";
       yield* uuidOf(operation, "id", id);
       const rows = yield* sql`
-        UPDATE job_dlq SET replayed_at = now() WHERE id = ${id} AND replayed_at IS NULL RETURNING *`.pipe(refused(operation));
+        UPDATE job_dlq SET replayed_at = now() WHERE id = ${id} AND replayed_at IS NULL RETURNING *`.pipe(
+        refused(operation),
+      );
       if (rows.length > 0) return yield* read.only(rows);
       const found = yield* sql`SELECT replayed_at FROM job_dlq WHERE id = ${id} AND replayed_at IS NOT NULL`.pipe(
         refused(operation),

@@ -30,7 +30,9 @@ const where = (error: ParseResult.ParseError) => {
 export const rowsOf = <A, I>(model: S.Schema<A, I>, table: string) => {
   const decodeAll = S.decodeUnknownOption(S.Array(model));
   const decodeOne = S.decodeUnknownEither(model);
-  const partition = (rows: ReadonlyArray<WithId>): { readonly items: ReadonlyArray<A>; readonly bad: ReadonlyArray<BadRow> } => {
+  const partition = (
+    rows: ReadonlyArray<WithId>,
+  ): { readonly items: ReadonlyArray<A>; readonly bad: ReadonlyArray<BadRow> } => {
     const all = decodeAll(rows);
     if (Option.isSome(all)) return { items: all.value, bad: [] };
     const [bad, items] = Arr.partitionMap(rows, (row) =>
@@ -51,12 +53,20 @@ export const rowsOf = <A, I>(model: S.Schema<A, I>, table: string) => {
     /** What fits; the others are logged with their ids. */
     good: (rows: ReadonlyArray<WithId>): Effect.Effect<ReadonlyArray<A>> => {
       const { bad, items } = partition(rows);
-      return Effect.as(Effect.forEach(bad, (row) => Effect.logWarning(row.message), { discard: true }), items);
+      return Effect.as(
+        Effect.forEach(bad, (row) => Effect.logWarning(row.message), { discard: true }),
+        items,
+      );
     },
     first,
     /** The row of a statement that returns exactly one, which this package has just written: anything else is a bug. */
     only: (rows: ReadonlyArray<WithId>): Effect.Effect<A> =>
-      Effect.orDie(Effect.flatMap(first(rows), Option.match({ onNone: () => Effect.dieMessage(`${table} returned no row`), onSome: Effect.succeed }))),
+      Effect.orDie(
+        Effect.flatMap(
+          first(rows),
+          Option.match({ onNone: () => Effect.dieMessage(`${table} returned no row`), onSome: Effect.succeed }),
+        ),
+      ),
   };
 };
 
@@ -167,7 +177,9 @@ export const columnsOf = (model: Model.AnyNoContext): Readonly<Record<string, Co
     columns[name] = {
       value,
       operand: (operation, input) =>
-        !json && !fits(input) && fits(Option.some(input)) ? value(operation, Option.some(input)) : value(operation, input),
+        !json && !fits(input) && fits(Option.some(input))
+          ? value(operation, Option.some(input))
+          : value(operation, input),
     };
   }
   return columns;

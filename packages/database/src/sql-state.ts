@@ -72,7 +72,12 @@ const byCode: Readonly<Record<string, SqlState>> = {
 };
 
 // The driver reports a connection that ended under a query, or could not be opened in time, without a code.
-const connectionMessages = ["Connection terminated", "Client has encountered a connection error", "timeout exceeded when trying to connect", "Connection timed out"];
+const connectionMessages = [
+  "Connection terminated",
+  "Client has encountered a connection error",
+  "timeout exceeded when trying to connect",
+  "Connection timed out",
+];
 
 /** The class of a database error. */
 export const classify = (error: SqlError): SqlState => {

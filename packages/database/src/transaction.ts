@@ -45,9 +45,7 @@ const plain: Around = { scope: Option.none(), settings: "" };
 // A bounded queue of one token and not a Semaphore, which becomes quadratic with many waiters in effect 3.22.
 const makeGate = Effect.tap(Queue.bounded<void>(1), (gate) => Queue.offer(gate, undefined));
 
-const previousSettings = S.decodeUnknownSync(
-  S.Tuple(S.Struct({ role: S.String, tenant: S.NullOr(S.String) })),
-);
+const previousSettings = S.decodeUnknownSync(S.Tuple(S.Struct({ role: S.String, tenant: S.NullOr(S.String) })));
 
 /** Runs one message; several statements in it are sent at once and answered together. */
 const send = (connection: SqlConnection.Connection, text: string, parameters: ReadonlyArray<unknown> = []) =>
@@ -107,7 +105,10 @@ const nested = <A, E, R>(
     Effect.gen(function* () {
       const gate = yield* makeGate;
       const name = `portal_${++savepoints}`;
-      const parentGate = Option.match(parent, { onNone: () => foreignGate(connection), onSome: (_) => Effect.succeed(_.gate) });
+      const parentGate = Option.match(parent, {
+        onNone: () => foreignGate(connection),
+        onSome: (_) => Effect.succeed(_.gate),
+      });
       const run = Effect.gen(function* () {
         const answers = yield* send(
           connection,
@@ -137,7 +138,9 @@ const nested = <A, E, R>(
         if (Exit.isFailure(exit)) {
           yield* Effect.catchAll(rollBack, (error) => Effect.logDebug(`ROLLBACK TO ${name} was not answered`, error));
         } else {
-          yield* Effect.zipRight(undo, send(connection, `RELEASE SAVEPOINT ${name}`)).pipe(Effect.tapError(() => rollBack));
+          yield* Effect.zipRight(undo, send(connection, `RELEASE SAVEPOINT ${name}`)).pipe(
+            Effect.tapError(() => rollBack),
+          );
         }
         return yield* exit;
       });
@@ -177,7 +180,8 @@ const frameOf = (context: Context.Context<never>, connection: SqlConnection.Conn
   Option.filter(Context.getOption(context, CurrentFrame), (_) => _.connection === connection);
 
 /** Runs an effect in a transaction: committed when it succeeds, rolled back when it fails or is interrupted. */
-export const withTransaction = (sql: SqlClient.SqlClient): SqlClient.SqlClient["withTransaction"] => transact(sql, plain);
+export const withTransaction = (sql: SqlClient.SqlClient): SqlClient.SqlClient["withTransaction"] =>
+  transact(sql, plain);
 
 /** The scope that the current fiber is in, if any. */
 export const currentScope: Effect.Effect<Option.Option<DataScope>> = Effect.map(Effect.context<never>(), (context) =>
@@ -215,7 +219,11 @@ export const tenant =
   ): Effect.Effect<A, E | SqlError | ScopeConflict | InvalidInput, R | SqlClient.SqlClient> => {
     if (!isUuid(appId)) {
       return Effect.fail(
-        new InvalidInput({ operation: "Client.tenant", field: "appId", problem: `is ${JSON.stringify(appId)}, which is no uuid` }),
+        new InvalidInput({
+          operation: "Client.tenant",
+          field: "appId",
+          problem: `is ${JSON.stringify(appId)}, which is no uuid`,
+        }),
       );
     }
     const id = appId.toLowerCase();

@@ -43,11 +43,39 @@ describe("errorText", () => {
     ["an object with a BigInt", { id: 1n }],
     ["a symbol", Symbol("s")],
     ["a function", () => 1],
-    ["a cyclic object", (() => { const o: Record<string, unknown> = {}; o.o = o; return o; })()],
-    ["a getter that throws", { get x() { throw new Error("no"); } }],
-    ["a toJSON that throws", { toJSON() { throw new Error("no"); } }],
+    [
+      "a cyclic object",
+      (() => {
+        const o: Record<string, unknown> = {};
+        o.o = o;
+        return o;
+      })(),
+    ],
+    [
+      "a getter that throws",
+      {
+        get x() {
+          throw new Error("no");
+        },
+      },
+    ],
+    [
+      "a toJSON that throws",
+      {
+        toJSON() {
+          throw new Error("no");
+        },
+      },
+    ],
     ["a revoked proxy", revoked.proxy],
-    ["an error whose message throws", Object.defineProperty(new Error("x"), "message", { get() { throw new Error("no"); } })],
+    [
+      "an error whose message throws",
+      Object.defineProperty(new Error("x"), "message", {
+        get() {
+          throw new Error("no");
+        },
+      }),
+    ],
     ["an object without a prototype", Object.create(null)],
   ];
   for (const [name, value] of unserialisable) {

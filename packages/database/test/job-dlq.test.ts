@@ -4,8 +4,8 @@ import { assert, describe, layer } from "@effect/vitest";
 import * as DateTime from "effect/DateTime";
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
-import { maxErrorLength, maxHistory } from "../src/error-text.js";
 import * as Client from "../src/client.js";
+import { maxErrorLength, maxHistory } from "../src/error-text.js";
 import { DatabaseService } from "../src/repos.js";
 import { letter, newTenant, TestDatabase } from "./support/database.js";
 
@@ -41,7 +41,8 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
             assert.isTrue(DateTime.isUtc(dlqAt));
           }),
         );
-      }));
+      }),
+    );
 
     it.effect("take the time from the database, or the one that is given", () =>
       Effect.gen(function* () {
@@ -58,7 +59,8 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
             assert.deepStrictEqual(chosen.dlqAt, at);
           }),
         );
-      }));
+      }),
+    );
 
     it.effect("insertMany stores any number: none, one, and more than one statement's parameters", () =>
       Effect.gen(function* () {
@@ -73,14 +75,16 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
             assert.strictEqual(yield* db.jobDlq.count({ type: "bulk" }), 10_001);
           }),
         );
-      }));
+      }),
+    );
 
     it.effect("insertMany stores all or none, also over several statements", () =>
       Effect.gen(function* () {
         const db = yield* DatabaseService;
         const appId = yield* newTenant;
         const entries = Array.from({ length: 10_001 }, (_, i) =>
-          letter(appId, { payload: i === 10_000 ? { huge: "x" } : i, type: i === 10_000 ? "last" : "first" }));
+          letter(appId, { payload: i === 10_000 ? { huge: "x" } : i, type: i === 10_000 ? "last" : "first" }),
+        );
         const sql = yield* SqlClient.SqlClient;
         // The last row is refused by the database, in the second statement.
         yield* sql`ALTER TABLE job_dlq ADD CONSTRAINT refuses_last CHECK (type <> 'last')`;
@@ -88,7 +92,8 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
         yield* sql`ALTER TABLE job_dlq DROP CONSTRAINT refuses_last`;
         assert.strictEqual(error._tag, "InvalidInput");
         assert.strictEqual(yield* Client.system(db.jobDlq.count({ appId })), 0);
-      }));
+      }),
+    );
   });
 
   describe("bad input is refused, named, and nothing is written", () => {
@@ -99,10 +104,24 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
       ["a payload with a BigInt", { payload: [1n] }, "payload at $[0]"],
       ["a payload with NUL", { payload: "a\u0000" }, "payload at $"],
       ["a payload with a lone surrogate", { payload: { x: "\uD800" } }, "payload at $.x"],
-      ["a cyclic payload", { payload: (() => { const o: Record<string, unknown> = {}; o.self = o; return o; })() }, "payload at $.self"],
+      [
+        "a cyclic payload",
+        {
+          payload: (() => {
+            const o: Record<string, unknown> = {};
+            o.self = o;
+            return o;
+          })(),
+        },
+        "payload at $.self",
+      ],
       ["an errorHistory that is no array", { errorHistory: { error: "x" } }, "errorHistory"],
       ["an errorHistory entry without a timestamp", { errorHistory: [{ error: "x" }] }, "errorHistory.0.timestamp"],
-      ["an errorHistory timestamp that is NaN", { errorHistory: [{ error: "x", timestamp: Number.NaN }] }, "errorHistory at $[0].timestamp"],
+      [
+        "an errorHistory timestamp that is NaN",
+        { errorHistory: [{ error: "x", timestamp: Number.NaN }] },
+        "errorHistory at $[0].timestamp",
+      ],
       ["an originalJobId that is no uuid", { originalJobId: "7" }, "originalJobId"],
       ["an appId that is missing", { appId: undefined }, "appId"],
       ["a userId that is no uuid", { userId: Option.some("nobody") }, "userId"],
@@ -125,7 +144,8 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
             assert.strictEqual(error._tag, "InvalidInput");
             assert.include(error.message, `jobDlq.${method}: ${prefix}${field} `);
             assert.strictEqual(yield* Client.tenant(appId)(db.jobDlq.count()), 0);
-          }));
+          }),
+        );
       }
 
       it.effect(`${method}: an app that does not exist is AppNotFound with its id`, () =>
@@ -137,7 +157,8 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
           assert.strictEqual(error._tag, "AppNotFound");
           assert.include(error.message, unknown);
           assert.strictEqual(yield* Client.system(db.jobDlq.count({ appId })), 0);
-        }));
+        }),
+      );
 
       it.effect(`${method}: another tenant's row is refused, whether or not that tenant exists`, () =>
         Effect.gen(function* () {
@@ -150,7 +171,8 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
           }
           assert.strictEqual(yield* Client.system(db.jobDlq.count({ appId: theirs })), 0);
           assert.strictEqual(yield* Client.tenant(mine)(db.jobDlq.count()), 0);
-        }));
+        }),
+      );
     }
 
     it.effect("an entry that is no object", () =>
@@ -160,7 +182,8 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
           const error = yield* Effect.flip(Client.system(db.jobDlq.insert(entry as never)));
           assert.strictEqual(error._tag, "InvalidInput");
         }
-      }));
+      }),
+    );
   });
 
   describe("an error text never loses a dead letter", () => {
@@ -173,9 +196,11 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
           const db = yield* DatabaseService;
           const appId = yield* newTenant;
           const stored = yield* Client.tenant(appId)(
-            db.jobDlq.insert(letter(appId, { errorHistory: [{ error: text, timestamp: 1 }] })));
+            db.jobDlq.insert(letter(appId, { errorHistory: [{ error: text, timestamp: 1 }] })),
+          );
           assert.strictEqual(stored.errorHistory[0]?.error, expected);
-        }));
+        }),
+      );
     }
 
     it.effect("10 MB", () =>
@@ -183,10 +208,12 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
         const db = yield* DatabaseService;
         const appId = yield* newTenant;
         const stored = yield* Client.tenant(appId)(
-          db.jobDlq.insert(letter(appId, { errorHistory: [{ error: "x".repeat(10_000_000), timestamp: 1 }] })));
+          db.jobDlq.insert(letter(appId, { errorHistory: [{ error: "x".repeat(10_000_000), timestamp: 1 }] })),
+        );
         assert.isBelow(stored.errorHistory[0]?.error.length ?? 0, maxErrorLength + 60);
         assert.include(stored.errorHistory[0]?.error, "characters cut");
-      }));
+      }),
+    );
 
     it.effect("a history of 10,000 attempts", () =>
       Effect.gen(function* () {
@@ -198,7 +225,8 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
         assert.strictEqual(stored.errorHistory[0]?.timestamp, 0);
         assert.strictEqual(stored.errorHistory.at(-1)?.timestamp, 9_999);
         assert.strictEqual(stored.attempts, 10_000);
-      }));
+      }),
+    );
   });
 
   describe("get", () => {
@@ -212,7 +240,8 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
         assert.isTrue(Option.isSome(yield* Client.system(db.jobDlq.get(foreign.id))));
         const error = yield* Effect.flip(Client.tenant(mine)(db.jobDlq.get("42")));
         assert.include(error.message, 'jobDlq.get: id is "42", which is no uuid');
-      }));
+      }),
+    );
   });
 
   describe("markReplayed", () => {
@@ -226,7 +255,8 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
         const error = yield* Effect.flip(Client.tenant(appId)(db.jobDlq.markReplayed(id)));
         assert.strictEqual(error._tag, "JobDlqAlreadyReplayed");
         assert.deepStrictEqual("replayedAt" in error && error.replayedAt, Option.getOrThrow(marked.replayedAt));
-      }));
+      }),
+    );
 
     it.effect("does not find unknown ids and another tenant's", () =>
       Effect.gen(function* () {
@@ -238,16 +268,20 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
           assert.strictEqual(error._tag, "JobDlqNotFound");
         }
         assert.isTrue(Option.isNone(Option.getOrThrow(yield* Client.system(db.jobDlq.get(foreign.id))).replayedAt));
-      }));
+      }),
+    );
 
     it.effect("rolls back with the caller's transaction", () =>
       Effect.gen(function* () {
         const db = yield* DatabaseService;
         const appId = yield* newTenant;
         const { id } = yield* Client.tenant(appId)(db.jobDlq.insert(letter(appId)));
-        yield* Client.tenant(appId)(Effect.zipRight(db.jobDlq.markReplayed(id), Effect.fail("resubmission failed"))).pipe(Effect.flip);
+        yield* Client.tenant(appId)(
+          Effect.zipRight(db.jobDlq.markReplayed(id), Effect.fail("resubmission failed")),
+        ).pipe(Effect.flip);
         assert.isTrue(Option.isNone(Option.getOrThrow(yield* Client.tenant(appId)(db.jobDlq.get(id))).replayedAt));
-      }));
+      }),
+    );
 
     it.effect("succeeds for one of many callers at once", () =>
       Effect.gen(function* () {
@@ -259,7 +293,8 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
           { concurrency: 8 },
         );
         assert.strictEqual(results.filter(({ _tag }) => _tag === "Right").length, 1);
-      }));
+      }),
+    );
   });
 
   describe("purge", () => {
@@ -267,10 +302,19 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
       Effect.gen(function* () {
         const db = yield* DatabaseService;
         const [mine, theirs] = [yield* newTenant, yield* newTenant];
-        const daysAgo = (days: number) => ({ replayedAt: Option.some(new Date(Date.now() - days * 86_400_000 - 60_000)) });
+        const daysAgo = (days: number) => ({
+          replayedAt: Option.some(new Date(Date.now() - days * 86_400_000 - 60_000)),
+        });
         for (const appId of [mine, theirs]) {
           yield* Client.tenant(appId)(
-            db.jobDlq.insertMany([letter(appId), letter(appId, daysAgo(1)), letter(appId, daysAgo(10)), letter(appId, daysAgo(30)), letter(appId, daysAgo(31))]));
+            db.jobDlq.insertMany([
+              letter(appId),
+              letter(appId, daysAgo(1)),
+              letter(appId, daysAgo(10)),
+              letter(appId, daysAgo(30)),
+              letter(appId, daysAgo(31)),
+            ]),
+          );
         }
         yield* Client.tenant(mine)(
           Effect.gen(function* () {
@@ -283,7 +327,8 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
           }),
         );
         assert.strictEqual(yield* Client.tenant(theirs)(db.jobDlq.count()), 5);
-      }));
+      }),
+    );
 
     for (const days of [-1, 1.5, Number.NaN, Number.POSITIVE_INFINITY, 1e10]) {
       it.effect(`refuses ${days} days`, () =>
@@ -292,7 +337,8 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
           const error = yield* Effect.flip(Client.system(db.jobDlq.purge(days)));
           assert.strictEqual(error._tag, "InvalidInput");
           assert.include(error.message, "olderThanDays");
-        }));
+        }),
+      );
     }
   });
 });

@@ -64,7 +64,12 @@ describe("everything else is left alone", () => {
     ["-0", -0],
     ["a Date", { at: new Date(0) }],
     ["an undefined property", { a: undefined, b: 1 }],
-    ["a class with plain properties", new (class Order { readonly id = 1; })()],
+    [
+      "a class with plain properties",
+      new (class Order {
+        readonly id = 1;
+      })(),
+    ],
     ["an object without a prototype", Object.assign(Object.create(null), { a: 1 })],
     ["one object twice, side by side", [shared, shared]],
     ["the deepest that is allowed", nested(maxDepth)],

@@ -44,13 +44,23 @@ layer(TestDatabase, { excludeTestServices: true })("listPending and pagePending"
       yield* Client.tenant(mine)(db.jobDlq.markReplayed(replayed.id));
       yield* Client.tenant(mine)(
         Effect.gen(function* () {
-          assert.deepStrictEqual((yield* db.jobDlq.listPending()).map(({ id }) => id), ids);
-          assert.deepStrictEqual((yield* db.jobDlq.listPending({ type: "a" })).map(({ id }) => id), [ids[0], ids[2]]);
-          assert.deepStrictEqual((yield* db.jobDlq.listPending({ limit: 2 })).map(({ id }) => id), ids.slice(0, 2));
+          assert.deepStrictEqual(
+            (yield* db.jobDlq.listPending()).map(({ id }) => id),
+            ids,
+          );
+          assert.deepStrictEqual(
+            (yield* db.jobDlq.listPending({ type: "a" })).map(({ id }) => id),
+            [ids[0], ids[2]],
+          );
+          assert.deepStrictEqual(
+            (yield* db.jobDlq.listPending({ limit: 2 })).map(({ id }) => id),
+            ids.slice(0, 2),
+          );
           assert.deepStrictEqual(yield* db.jobDlq.listPending({ type: "unknown" }), []);
         }),
       );
-    }));
+    }),
+  );
 
   it.effect("visit every row once, whatever the microseconds, the ties and the page size", () =>
     Effect.gen(function* () {
@@ -74,7 +84,10 @@ layer(TestDatabase, { excludeTestServices: true })("listPending and pagePending"
                       FROM unnest(${offsets}::int[]) WITH ORDINALITY AS o (micros, place)
                       WHERE d.payload = to_jsonb(o.place - 1)`;
                     const expected = yield* sql`SELECT id FROM job_dlq ORDER BY dlq_at DESC, id DESC`;
-                    assert.deepStrictEqual(yield* walk(limit), expected.map((_) => String(_.id)));
+                    assert.deepStrictEqual(
+                      yield* walk(limit),
+                      expected.map((_) => String(_.id)),
+                    );
                   }),
                 );
               }),
@@ -83,7 +96,8 @@ layer(TestDatabase, { excludeTestServices: true })("listPending and pagePending"
           campaign("paging", 300, 40),
         ),
       );
-    }));
+    }),
+  );
 
   it.effect("keep their place while rows come, go and are replayed", () =>
     Effect.gen(function* () {
@@ -106,7 +120,8 @@ layer(TestDatabase, { excludeTestServices: true })("listPending and pagePending"
           assert.isTrue(Option.isNone(third.next));
         }),
       );
-    }));
+    }),
+  );
 
   it.effect("pass dead letters at infinity, which only SQL can write", () =>
     Effect.gen(function* () {
@@ -123,7 +138,8 @@ layer(TestDatabase, { excludeTestServices: true })("listPending and pagePending"
           assert.strictEqual(bad.length, 3);
         }),
       );
-    }));
+    }),
+  );
 
   it.effect("show a stored row that does not fit the model with its id, and never let it hide the others", () =>
     Effect.gen(function* () {
@@ -136,7 +152,10 @@ layer(TestDatabase, { excludeTestServices: true })("listPending and pagePending"
           yield* sql`UPDATE job_dlq SET error_history = '[{"message": "secret text"}]' WHERE id = ${ids[1] ?? ""}`;
           const page = yield* db.jobDlq.pagePending();
           assert.strictEqual(page.items.length, 2);
-          assert.deepStrictEqual(page.bad.map(({ id, table }) => ({ id, table })), [{ id: ids[1] ?? "", table: "job_dlq" }]);
+          assert.deepStrictEqual(
+            page.bad.map(({ id, table }) => ({ id, table })),
+            [{ id: ids[1] ?? "", table: "job_dlq" }],
+          );
           assert.include(page.bad[0]?.message, "errorHistory");
           assert.notInclude(page.bad[0]?.message, "secret");
           assert.strictEqual((yield* db.jobDlq.listPending()).length, 2);
@@ -147,18 +166,22 @@ layer(TestDatabase, { excludeTestServices: true })("listPending and pagePending"
           assert.strictEqual(receipt?.outcome, "replayed");
         }),
       );
-    }));
+    }),
+  );
 
   for (const limit of [0, -1, 1.5, 1e9, 1001, Number.NaN]) {
     it.effect(`refuse a limit of ${limit}`, () =>
       Effect.gen(function* () {
         const db = yield* DatabaseService;
         for (const list of [db.jobDlq.listPending, db.jobDlq.pagePending]) {
-          const error = yield* Effect.flip(Client.system(Effect.asVoid(list({ limit }) as Effect.Effect<unknown, { _tag: string; message: string }>)));
+          const error = yield* Effect.flip(
+            Client.system(Effect.asVoid(list({ limit }) as Effect.Effect<unknown, { _tag: string; message: string }>)),
+          );
           assert.strictEqual(error._tag, "InvalidInput");
           assert.include(error.message, "limit");
         }
-      }));
+      }),
+    );
   }
 
   it.effect("refuse a cursor that was tampered with, and one that is no cursor", () =>
@@ -170,11 +193,20 @@ layer(TestDatabase, { excludeTestServices: true })("listPending and pagePending"
           yield* db.jobDlq.insertMany([letter(appId), letter(appId)]);
           const { next } = yield* db.jobDlq.pagePending({ limit: 1 });
           const cursor = Option.getOrThrow(next);
-          for (const tampered of [`${cursor}x`, cursor.slice(1), cursor.toUpperCase(), "", "1", randomUUID(), "'; DROP TABLE jobs; --"]) {
+          for (const tampered of [
+            `${cursor}x`,
+            cursor.slice(1),
+            cursor.toUpperCase(),
+            "",
+            "1",
+            randomUUID(),
+            "'; DROP TABLE jobs; --",
+          ]) {
             const error = yield* Effect.flip(db.jobDlq.pagePending({ cursor: tampered }));
             assert.strictEqual(error._tag, "InvalidCursor", tampered);
           }
         }),
       );
-    }));
+    }),
+  );
 });

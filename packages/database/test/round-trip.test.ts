@@ -18,8 +18,17 @@ const keys = fc.oneof(
 );
 const text = fc.string({ unit: "grapheme" }).filter((_) => !_.includes("\u0000"));
 const json = fc.letrec<{ value: unknown; array: unknown; object: unknown; leaf: unknown }>((tie) => ({
-  leaf: fc.oneof(fc.constant(null), fc.boolean(), text, fc.integer(), fc.double({ noNaN: true, noDefaultInfinity: true }), fc.maxSafeInteger()),
-  array: fc.tuple(fc.option(tie("value"), { nil: null }), fc.array(tie("value"), { maxLength: 4 })).map(([first, rest]) => [first, ...rest]),
+  leaf: fc.oneof(
+    fc.constant(null),
+    fc.boolean(),
+    text,
+    fc.integer(),
+    fc.double({ noNaN: true, noDefaultInfinity: true }),
+    fc.maxSafeInteger(),
+  ),
+  array: fc
+    .tuple(fc.option(tie("value"), { nil: null }), fc.array(tie("value"), { maxLength: 4 }))
+    .map(([first, rest]) => [first, ...rest]),
   object: fc.dictionary(keys, tie("value"), { maxKeys: 4 }),
   value: fc.oneof({ depthSize: "small", withCrossShrink: true }, tie("leaf"), tie("array"), tie("object")),
 })).value;
@@ -31,9 +40,33 @@ const deep = (depth: number): unknown => {
 };
 
 const named: ReadonlyArray<unknown> = [
-  null, true, 0, -0, "", "text", [], {}, [null], [null, { user_id: 1 }], [[null]], { a: { b_c: [null, { dE: null }] } },
-  "1", "null", "[]", 1e308, 5e-324, Number.MAX_SAFE_INTEGER, -1e-7, 0.1 + 0.2, deep(900),
-  JSON.parse('{"__proto__": {"polluted": true}}'), { userId: 1, user_id: 2 }, "\u2028\u2029\u007f\\\"'", "{}", '","', "NULL",
+  null,
+  true,
+  0,
+  -0,
+  "",
+  "text",
+  [],
+  {},
+  [null],
+  [null, { user_id: 1 }],
+  [[null]],
+  { a: { b_c: [null, { dE: null }] } },
+  "1",
+  "null",
+  "[]",
+  1e308,
+  5e-324,
+  Number.MAX_SAFE_INTEGER,
+  -1e-7,
+  0.1 + 0.2,
+  deep(900),
+  JSON.parse('{"__proto__": {"polluted": true}}'),
+  { userId: 1, user_id: 2 },
+  "\u2028\u2029\u007f\\\"'",
+  "{}",
+  '","',
+  "NULL",
 ];
 
 layer(TestDatabase, { excludeTestServices: true })("every JSON value comes back as it was", (it) => {
@@ -64,7 +97,8 @@ layer(TestDatabase, { excludeTestServices: true })("every JSON value comes back 
           // All at once, through the arrays.
           const ids = yield* db.jobs.enqueueMany(values.map((payload) => work(appId, { type: "many", payload })));
           for (const [i, id] of ids.entries()) {
-            if (i % 25 === 0) assert.deepStrictEqual(Option.getOrThrow(yield* db.jobs.get(id)).payload, normal(values[i]));
+            if (i % 25 === 0)
+              assert.deepStrictEqual(Option.getOrThrow(yield* db.jobs.get(id)).payload, normal(values[i]));
           }
           const type = "many";
           yield* db.jobDlq.insertMany(values.map((payload, i) => letter(appId, { payload, type, attempts: i })));
@@ -77,7 +111,8 @@ layer(TestDatabase, { excludeTestServices: true })("every JSON value comes back 
           }
         }),
       );
-    }));
+    }),
+  );
 
   it.effect("an errorHistory too, with texts of any kind", () =>
     Effect.gen(function* () {
@@ -90,14 +125,18 @@ layer(TestDatabase, { excludeTestServices: true })("every JSON value comes back 
       yield* Client.tenant(appId)(
         Effect.forEach(histories, (errorHistory) =>
           Effect.map(db.jobDlq.insert(letter(appId, { errorHistory })), (stored) =>
-            assert.deepStrictEqual(stored.errorHistory, errorHistory))),
+            assert.deepStrictEqual(stored.errorHistory, errorHistory),
+          ),
+        ),
       );
-    }));
+    }),
+  );
 
   it.effect("counter-test: a client that parses or renames JSON is caught by this check", () =>
     Effect.gen(function* () {
       const sql = yield* SqlClient.SqlClient;
       const rows = yield* sql`SELECT '{"user_id": [null]}'::jsonb AS payload`;
       assert.deepStrictEqual(rows, [{ payload: '{"user_id": [null]}' }]);
-    }));
+    }),
+  );
 });

@@ -15,7 +15,8 @@ import { deadJob, letter, newTenant, TestDatabase, TestUrl, urlAs, work } from "
 
 const settings = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;
-  const [row] = yield* sql`SELECT current_setting('role') AS role, COALESCE(current_setting('app.current_tenant', true), '') AS tenant`;
+  const [row] =
+    yield* sql`SELECT current_setting('role') AS role, COALESCE(current_setting('app.current_tenant', true), '') AS tenant`;
   return { ...row };
 });
 const outside = { role: "none", tenant: "" };
@@ -33,9 +34,13 @@ const withLogin = (member: string) =>
   Effect.gen(function* () {
     const sql = yield* SqlClient.SqlClient;
     const name = `login_${randomUUID().slice(0, 8)}`;
-    yield* sql.unsafe(`CREATE ROLE ${name} LOGIN PASSWORD 'secret' NOINHERIT ${member === "" ? "" : `IN ROLE ${member}`}`);
+    yield* sql.unsafe(
+      `CREATE ROLE ${name} LOGIN PASSWORD 'secret' NOINHERIT ${member === "" ? "" : `IN ROLE ${member}`}`,
+    );
     const url = urlAs(yield* TestUrl, name, "secret");
-    const context = yield* Layer.build(DatabaseService.layer.pipe(Layer.provideMerge(Client.layer({ url, maxConnections: 4 }))));
+    const context = yield* Layer.build(
+      DatabaseService.layer.pipe(Layer.provideMerge(Client.layer({ url, maxConnections: 4 }))),
+    );
     yield* Effect.addFinalizer(() => Effect.orDie(sql.unsafe(`DROP ROLE ${name}`)));
     return context;
   });
@@ -47,7 +52,9 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
     const sql = yield* SqlClient.SqlClient;
     const [mine, theirs] = [yield* newTenant, yield* newTenant];
     const foreign = yield* deadJob(theirs);
-    const old = yield* Client.tenant(theirs)(db.jobDlq.insert(letter(theirs, { replayedAt: Option.some(new Date(0)) })));
+    const old = yield* Client.tenant(theirs)(
+      db.jobDlq.insert(letter(theirs, { replayedAt: Option.some(new Date(0)) })),
+    );
     const leaks: Array<string> = [];
     const expect = (name: string, holds: boolean) => (holds ? undefined : leaks.push(name));
     yield* Client.tenant(mine)(
@@ -62,16 +69,36 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
         expect("jobDlq.count", (yield* db.jobDlq.count()) === 0);
         expect("jobDlq.listPending", (yield* db.jobDlq.listPending()).length === 0);
         expect("jobDlq.set", (yield* db.jobDlq.set({ appId: theirs }, { type: "stolen" })) === 0);
-        expect("jobDlq.markReplayed", Either.isLeft(yield* Effect.either(db.withTransaction(db.jobDlq.markReplayed(foreign.id)))));
+        expect(
+          "jobDlq.markReplayed",
+          Either.isLeft(yield* Effect.either(db.withTransaction(db.jobDlq.markReplayed(foreign.id)))),
+        );
         expect("jobDlq.replay", (yield* db.jobDlq.replay([foreign.id]))[0]?.outcome === "not found");
         expect("jobDlq.purge", (yield* db.jobDlq.purge(0)) === 0);
         expect("jobs.claim", (yield* db.jobs.claim({ runner: "r" })).length === 0);
         expect("jobs.purge", (yield* db.jobs.purge(0)) === 0);
-        expect("jobDlq.insert", Either.isLeft(yield* Effect.either(db.withTransaction(db.jobDlq.insert(letter(theirs))))));
+        expect(
+          "jobDlq.insert",
+          Either.isLeft(yield* Effect.either(db.withTransaction(db.jobDlq.insert(letter(theirs))))),
+        );
         expect("jobs.enqueue", Either.isLeft(yield* Effect.either(db.withTransaction(db.jobs.enqueue(work(theirs))))));
-        expect("moving a row out", Either.isLeft(yield* Effect.either(db.withTransaction(
-          Effect.zipRight(db.jobDlq.insert(letter(mine, { type: "moved" })), db.jobDlq.set({ type: "moved" }, { appId: theirs }))))));
-        expect("SQL without a predicate", (yield* sql`DELETE FROM job_dlq WHERE type <> 'moved' RETURNING id`).length === 0);
+        expect(
+          "moving a row out",
+          Either.isLeft(
+            yield* Effect.either(
+              db.withTransaction(
+                Effect.zipRight(
+                  db.jobDlq.insert(letter(mine, { type: "moved" })),
+                  db.jobDlq.set({ type: "moved" }, { appId: theirs }),
+                ),
+              ),
+            ),
+          ),
+        );
+        expect(
+          "SQL without a predicate",
+          (yield* sql`DELETE FROM job_dlq WHERE type <> 'moved' RETURNING id`).length === 0,
+        );
       }),
     );
     expect("the other tenant's rows", (yield* Client.system(db.jobDlq.count({ appId: theirs }))) === 2);
@@ -83,7 +110,8 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
     it.effect("neither sees nor changes another tenant's rows, by any method", () =>
       Effect.gen(function* () {
         assert.deepStrictEqual(yield* isolation, []);
-      }));
+      }),
+    );
 
     it.effect("counter-test: without the policies the same check finds leaks in every table", () =>
       Effect.gen(function* () {
@@ -94,10 +122,22 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
           isolation,
           Effect.orDie(Effect.forEach(tables, (table) => sql.unsafe(`ALTER TABLE ${table} ENABLE ROW LEVEL SECURITY`))),
         );
-        for (const leak of ["apps.count", "jobs.get", "jobDlq.get", "jobDlq.set", "jobDlq.replay", "jobDlq.purge", "jobDlq.insert", "jobs.enqueue", "moving a row out", "SQL without a predicate"]) {
+        for (const leak of [
+          "apps.count",
+          "jobs.get",
+          "jobDlq.get",
+          "jobDlq.set",
+          "jobDlq.replay",
+          "jobDlq.purge",
+          "jobDlq.insert",
+          "jobs.enqueue",
+          "moving a row out",
+          "SQL without a predicate",
+        ]) {
           assert.include(leaks, leak);
         }
-      }));
+      }),
+    );
 
     it.effect("may read its own app and not change it", () =>
       Effect.gen(function* () {
@@ -106,7 +146,8 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
         assert.isTrue(Option.isSome(yield* Client.tenant(appId)(db.apps.get(appId))));
         const error = yield* Effect.flip(Client.tenant(appId)(db.apps.set({ id: appId }, { name: "renamed" })));
         assert.strictEqual("reason" in error && error.reason, "Privilege");
-      }));
+      }),
+    );
 
     it.effect("is a uuid, or the scope does not open", () =>
       Effect.gen(function* () {
@@ -115,7 +156,8 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
           const error = yield* Effect.flip(Client.tenant(id)(db.jobs.count()));
           assert.strictEqual(error._tag, "InvalidInput", id);
         }
-      }));
+      }),
+    );
 
     it.effect("that does not exist sees nothing and can write nothing", () =>
       Effect.gen(function* () {
@@ -124,7 +166,8 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
         assert.strictEqual(yield* Client.tenant(nobody)(db.jobDlq.count()), 0);
         const error = yield* Effect.flip(Client.tenant(nobody)(db.jobs.enqueue(work(nobody))));
         assert.strictEqual(error._tag, "AppNotFound");
-      }));
+      }),
+    );
 
     it.effect("is in force before the first statement and gone after the last, on the same connection", () =>
       Effect.gen(function* () {
@@ -142,7 +185,8 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
           const sql = yield* SqlClient.SqlClient;
           assert.deepStrictEqual(yield* sql`SELECT current_tenant() AS tenant`, [{ tenant: null }]);
         }).pipe(Effect.provide(one));
-      }));
+      }),
+    );
 
     it.effect("rolls back when it fails, and when it is interrupted", () =>
       Effect.gen(function* () {
@@ -151,11 +195,15 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
         yield* Effect.flip(Client.tenant(appId)(Effect.zipRight(db.jobs.enqueue(work(appId)), Effect.fail("no"))));
         const started = yield* Deferred.make<void>();
         const fiber = yield* Effect.fork(
-          Client.tenant(appId)(Effect.all([db.jobs.enqueue(work(appId)), Deferred.succeed(started, undefined), Effect.never])));
+          Client.tenant(appId)(
+            Effect.all([db.jobs.enqueue(work(appId)), Deferred.succeed(started, undefined), Effect.never]),
+          ),
+        );
         yield* Deferred.await(started);
         yield* Fiber.interrupt(fiber);
         assert.strictEqual(yield* Client.tenant(appId)(db.jobs.count()), 0);
-      }));
+      }),
+    );
   });
 
   describe("a scope inside another one", () => {
@@ -166,14 +214,17 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
         const count = yield* Client.tenant(appId)(
           Effect.gen(function* () {
             yield* db.jobs.enqueue(work(appId));
-            yield* Effect.flip(Client.tenant(appId.toUpperCase())(Effect.zipRight(db.jobs.enqueue(work(appId)), Effect.fail("no"))));
+            yield* Effect.flip(
+              Client.tenant(appId.toUpperCase())(Effect.zipRight(db.jobs.enqueue(work(appId)), Effect.fail("no"))),
+            );
             yield* Client.tenant(appId)(db.jobs.enqueue(work(appId)));
             return yield* db.jobs.count();
           }),
         );
         assert.strictEqual(count, 2);
         yield* Client.system(Client.system(Effect.void));
-      }));
+      }),
+    );
 
     it.effect("is refused when it is any other, and the outer one goes on", () =>
       Effect.gen(function* () {
@@ -181,7 +232,10 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
         const [a, b] = [yield* newTenant, yield* newTenant];
         yield* Client.tenant(a)(
           Effect.gen(function* () {
-            for (const [inner, requested] of [[Client.system, "system"], [Client.tenant(b), `tenant ${b}`]] as const) {
+            for (const [inner, requested] of [
+              [Client.system, "system"],
+              [Client.tenant(b), `tenant ${b}`],
+            ] as const) {
               const error = yield* Effect.flip(inner(db.jobs.count()));
               assert.strictEqual(error._tag, "ScopeConflict");
               assert.include(error.message, `A ${requested} scope cannot be opened inside a tenant ${a} scope`);
@@ -191,7 +245,8 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
           }),
         );
         assert.strictEqual((yield* Effect.flip(Client.system(Client.tenant(a)(Effect.void))))._tag, "ScopeConflict");
-      }));
+      }),
+    );
   });
 
   describe("a scope inside the caller's own transaction", () => {
@@ -216,15 +271,19 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
           }),
         );
         assert.strictEqual(yield* Client.tenant(a)(db.jobs.count()), 2);
-      }));
+      }),
+    );
 
     it.effect("commits and rolls back with it", () =>
       Effect.gen(function* () {
         const db = yield* DatabaseService;
         const appId = yield* newTenant;
-        yield* Effect.flip(db.withTransaction(Effect.zipRight(Client.tenant(appId)(db.jobs.enqueue(work(appId))), Effect.fail("no"))));
+        yield* Effect.flip(
+          db.withTransaction(Effect.zipRight(Client.tenant(appId)(db.jobs.enqueue(work(appId))), Effect.fail("no"))),
+        );
         assert.strictEqual(yield* Client.tenant(appId)(db.jobs.count()), 0);
-      }));
+      }),
+    );
   });
 
   describe("withTransaction", () => {
@@ -241,11 +300,16 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
             if (i % 2 === 1) return yield* Effect.fail("odd");
           });
         yield* Client.tenant(appId)(
-          Effect.forEach(Array.from({ length: 10 }, (_, i) => i), (i) => Effect.either(db.withTransaction(nested(i))), { concurrency: "unbounded" }),
+          Effect.forEach(
+            Array.from({ length: 10 }, (_, i) => i),
+            (i) => Effect.either(db.withTransaction(nested(i))),
+            { concurrency: "unbounded" },
+          ),
         );
         const payloads = (yield* Client.tenant(appId)(db.jobs.find({}))).map(({ payload }) => Number(payload)).sort();
         assert.deepStrictEqual(payloads, [0, 0, 2, 2, 4, 4, 6, 6, 8, 8]);
-      }));
+      }),
+    );
 
     it.effect("is the client's own too, and lets scopes side by side in one transaction keep their tenants apart", () =>
       Effect.gen(function* () {
@@ -253,18 +317,26 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
         const sql = yield* SqlClient.SqlClient;
         const tenants = yield* Effect.replicateEffect(newTenant, 4);
         yield* sql.withTransaction(
-          Effect.forEach(tenants, (appId) => Client.tenant(appId)(Effect.zipRight(Effect.yieldNow(), db.jobs.enqueue(work(appId)))), { concurrency: "unbounded" }),
+          Effect.forEach(
+            tenants,
+            (appId) => Client.tenant(appId)(Effect.zipRight(Effect.yieldNow(), db.jobs.enqueue(work(appId)))),
+            { concurrency: "unbounded" },
+          ),
         );
         for (const appId of tenants) assert.strictEqual(yield* Client.tenant(appId)(db.jobs.count()), 1);
-      }));
+      }),
+    );
 
     it.effect("nests to any depth without waiting for itself", () =>
       Effect.gen(function* () {
         const db = yield* DatabaseService;
         const appId = yield* newTenant;
-        yield* Client.tenant(appId)(db.withTransaction(db.withTransaction(db.withTransaction(db.jobs.enqueue(work(appId))))));
+        yield* Client.tenant(appId)(
+          db.withTransaction(db.withTransaction(db.withTransaction(db.jobs.enqueue(work(appId))))),
+        );
         assert.strictEqual(yield* Client.tenant(appId)(db.jobs.count()), 1);
-      }));
+      }),
+    );
 
     it.effect("serialises under a transaction that another client's withTransaction opened", () =>
       Effect.gen(function* () {
@@ -273,13 +345,20 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
         const appId = yield* newTenant;
         const connection = yield* sql.reserve;
         yield* connection.executeUnprepared("BEGIN", [], undefined);
-        yield* Effect.forEach([0, 1, 2, 3], (i) =>
-          Effect.either(Client.tenant(appId)(Effect.zipRight(db.jobs.enqueue(work(appId)), i % 2 === 0 ? Effect.yieldNow() : Effect.fail("odd")))),
+        yield* Effect.forEach(
+          [0, 1, 2, 3],
+          (i) =>
+            Effect.either(
+              Client.tenant(appId)(
+                Effect.zipRight(db.jobs.enqueue(work(appId)), i % 2 === 0 ? Effect.yieldNow() : Effect.fail("odd")),
+              ),
+            ),
           { concurrency: "unbounded" },
         ).pipe(Effect.provideService(SqlClient.TransactionConnection, [connection, 0]));
         yield* connection.executeUnprepared("COMMIT", [], undefined);
         assert.strictEqual(yield* Client.tenant(appId)(db.jobs.count()), 2);
-      }).pipe(Effect.scoped));
+      }).pipe(Effect.scoped),
+    );
 
     it.effect("fails when a statement's error was swallowed: the server made the commit a rollback", () =>
       Effect.gen(function* () {
@@ -298,7 +377,8 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
           }),
         );
         assert.strictEqual(yield* Client.tenant(appId)(db.jobs.count()), 1);
-      }));
+      }),
+    );
   });
 
   describe("a login", () => {
@@ -311,7 +391,8 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
         const [row] = yield* sql`SELECT rolsuper FROM pg_roles WHERE rolname = CURRENT_USER`;
         assert.deepStrictEqual({ ...row }, { rolsuper: true });
         assert.strictEqual(yield* Client.tenant(appId)(db.jobDlq.count()), 0);
-      }));
+      }),
+    );
 
     it.effect("that is a NOINHERIT member works in both scopes, and is refused outside every scope", () =>
       Effect.gen(function* () {
@@ -322,14 +403,23 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
           const dead = yield* deadJob(appId);
           assert.strictEqual((yield* Client.tenant(appId)(db.jobDlq.replay([dead.id])))[0]?.outcome, "replayed");
           assert.deepStrictEqual(yield* isolation, []);
-          for (const query of [db.jobDlq.count(), db.jobDlq.listPending(), db.jobDlq.purge(), db.jobDlq.replay([dead.id]), db.jobs.enqueue(work(appId))]) {
-            const error = yield* Effect.flip(query as Effect.Effect<unknown, { readonly _tag: string; readonly message: string }>);
+          for (const query of [
+            db.jobDlq.count(),
+            db.jobDlq.listPending(),
+            db.jobDlq.purge(),
+            db.jobDlq.replay([dead.id]),
+            db.jobs.enqueue(work(appId)),
+          ]) {
+            const error = yield* Effect.flip(
+              query as Effect.Effect<unknown, { readonly _tag: string; readonly message: string }>,
+            );
             assert.strictEqual(error._tag, "AccessDenied");
             assert.include(error.message, "permission denied");
             assert.include(error.message, "Client.tenant(appId)");
           }
         }).pipe(Effect.provide(context));
-      }).pipe(Effect.scoped));
+      }).pipe(Effect.scoped),
+    );
 
     it.effect("that is a member of the tenant role only cannot open the system scope", () =>
       Effect.gen(function* () {
@@ -343,7 +433,8 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
           assert.strictEqual(error._tag, "SqlError");
           assert.strictEqual(error._tag === "SqlError" && classify(error), "Privilege");
         }).pipe(Effect.provide(context));
-      }).pipe(Effect.scoped));
+      }).pipe(Effect.scoped),
+    );
 
     it.effect("that is a member of nothing can do nothing", () =>
       Effect.gen(function* () {
@@ -351,7 +442,8 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
         const context = yield* withLogin("");
         const error = yield* Effect.flip(Client.tenant(appId)(Effect.void)).pipe(Effect.provide(context));
         assert.strictEqual(error._tag === "SqlError" && classify(error), "Privilege");
-      }).pipe(Effect.scoped));
+      }).pipe(Effect.scoped),
+    );
   });
 
   describe("a connection that is lost", () => {
@@ -371,11 +463,16 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
           ),
         );
         assert.isTrue(Exit.isFailure(exit));
-        const error = Option.getOrThrow(Exit.causeOption(exit).pipe(Option.flatMap((cause) => (cause._tag === "Fail" ? Option.some(cause.error) : Option.none()))));
+        const error = Option.getOrThrow(
+          Exit.causeOption(exit).pipe(
+            Option.flatMap((cause) => (cause._tag === "Fail" ? Option.some(cause.error) : Option.none())),
+          ),
+        );
         assert.strictEqual(error._tag, "SqlError");
         assert.strictEqual(error._tag === "SqlError" && classify(error), "Connection");
         assert.strictEqual(yield* Client.tenant(appId)(db.jobs.count()), 0);
-      }));
+      }),
+    );
 
     it.effect("before the commit is a failure, not a defect", () =>
       Effect.gen(function* () {
@@ -391,7 +488,8 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
         ).pipe(Effect.sandbox, Effect.flip);
         assert.strictEqual(cause._tag, "Fail");
         assert.strictEqual(yield* Client.tenant(appId)(db.jobs.count()), 0);
-      }));
+      }),
+    );
   });
 
   it.effect("health answers without a scope", () =>
@@ -399,5 +497,6 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
       const { isReadOnly, serverVersion } = yield* Client.health;
       assert.match(serverVersion, /^18/);
       assert.isFalse(isReadOnly);
-    }));
+    }),
+  );
 });

@@ -1,5 +1,5 @@
-import { assert, describe, it } from "@effect/vitest";
 import { SqlError } from "@effect/sql/SqlError";
+import { assert, describe, it } from "@effect/vitest";
 import { classify, databaseError, type SqlState } from "../src/sql-state.js";
 
 const error = (cause: unknown) => new SqlError({ cause, message: "Failed to execute statement" });
@@ -31,7 +31,10 @@ describe("classify", () => {
   }
 
   it("looks into the several attempts of one connection", () => {
-    const refusedTwice = new AggregateError([Object.assign(new Error("v6"), { code: "ECONNREFUSED" }), new Error("v4")]);
+    const refusedTwice = new AggregateError([
+      Object.assign(new Error("v6"), { code: "ECONNREFUSED" }),
+      new Error("v4"),
+    ]);
     assert.strictEqual(classify(error(refusedTwice)), "Connection");
     assert.strictEqual(databaseError(error(refusedTwice)).message, "v6");
   });

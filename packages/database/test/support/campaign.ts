@@ -1,5 +1,5 @@
 /** How long a campaign runs, and from which seed: reduced in `npm test`, whole in `npm run test:full`, the seed printed by both. */
-import * as fc from "effect/FastCheck";
+import type * as fc from "effect/FastCheck";
 
 const isFull = process.env.TEST_FULL === "1";
 

@@ -4,7 +4,7 @@
  * Every test makes tenants of its own and depends on no order.
  */
 import { randomUUID } from "node:crypto";
-import * as Databases from "./tmp-clone.js";
+import * as Databases from "@parametric-portal/postgres/databases";
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
@@ -22,7 +22,7 @@ export class TestUrl extends Context.Tag("TestUrl")<TestUrl, Redacted.Redacted>(
 
 const cloned = Layer.scoped(
   TestUrl,
-  Effect.suspend(() => Databases.clone({ url: Redacted.make(inject("serverUrl")), template: inject("template") })),
+  Effect.suspend(() => Databases.clone(Redacted.make(inject("serverUrl")), inject("template"))),
 );
 
 /** A database of this file's own, its client, and the service on it. */
@@ -65,7 +65,10 @@ export const letter = (
 });
 
 /** A job as a caller would submit it. */
-export const work = (appId: string, given: { readonly type?: string; readonly payload?: unknown; readonly maxAttempts?: number } = {}) => ({
+export const work = (
+  appId: string,
+  given: { readonly type?: string; readonly payload?: unknown; readonly maxAttempts?: number } = {},
+) => ({
   appId,
   type: "mail.send",
   payload: { to: "a@example.com" },
