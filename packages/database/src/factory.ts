@@ -14,10 +14,10 @@ import type * as Option from "effect/Option";
 import type * as S from "effect/Schema";
 import { type AppNotFound, type BadRow, InvalidInput } from "./errors.js";
 import { type QueryError, refused, refusedWrite } from "./refusal.js";
-import { columnsOf, decodeCount, encoderOf, type Insert, rowsOf } from "./rows.js";
+import { columnsOf, decodeCount, encoderOf, fieldsOf, type Insert, rowsOf } from "./rows.js";
 
 /** A condition on one column, made by {@link Is}. */
-export class Test<in out A> extends Data.TaggedClass("Test")<{
+export class Test<out A> extends Data.TaggedClass("Test")<{
   readonly operator: "=" | "<>" | "<" | "<=" | ">" | ">=" | "IN" | "IS NULL" | "IS NOT NULL";
   readonly operands: ReadonlyArray<A>;
 }> {}
@@ -39,7 +39,7 @@ type Operand<A> = A extends Option.Option<infer B> ? B : A;
 
 /** Columns and what they must be: a value for equality, none (or `Is.absent`) for NULL, or a condition of {@link Is}. All must hold. */
 export type Predicate<A> = {
-  readonly [K in keyof A]?: A[K] | Operand<A[K]> | Test<Operand<A[K]>> | Test<never>;
+  readonly [K in keyof A]?: A[K] | Operand<A[K]> | Test<Operand<A[K]>>;
 };
 
 class Now extends Data.TaggedClass("Now") {}
@@ -94,20 +94,33 @@ export const repo = <M extends Model.AnyNoContext, const C extends Config>(model
     const read = rowsOf(model, table);
     const columns = columnsOf(model);
     const encodeInsert = encoderOf(model);
+    const changeable = new Set(fieldsOf(model.update));
+    changeable.delete("id");
+
+    const columnOf = (operation: string, name: string) =>
+      Effect.fromNullable(columns[name]).pipe(
+        Effect.mapError(() => new InvalidInput({ operation, field: name, problem: `is no column of ${table}` })),
+      );
 
     const condition = (operation: string, where: Predicate<A>) =>
-      Effect.forEach(entries(where), ([name, value]) =>
+      Effect.forEach(Object.entries<unknown>(where), ([name, value]) =>
         Effect.gen(function* () {
-          const column = columns[name];
-          if (column === undefined) {
-            return yield* new InvalidInput({ operation, field: name, problem: `is no column of ${table}` });
+          const column = yield* columnOf(operation, name);
+          // Dropping it would widen the predicate, to every row when it is the only one.
+          if (value === undefined) {
+            return yield* new InvalidInput({
+              operation,
+              field: name,
+              problem: "is undefined; leave it out, or pass Is.absent for NULL",
+            });
           }
           const test = value instanceof Test ? value : new Test({ operator: "=", operands: [value] });
           const operands = yield* Effect.forEach(test.operands, (_) => column.operand(operation, _));
           const target = sql(name);
           switch (test.operator) {
             case "IN":
-              return operands.length === 0 ? sql`false` : sql.in(name, operands);
+              // One parameter, however many values: a list of them stops at 65,535.
+              return sql`${target} = ANY (${operands})`;
             case "IS NULL":
             case "IS NOT NULL":
               return sql`${target} ${sql.literal(test.operator)}`;
@@ -182,13 +195,15 @@ export const repo = <M extends Model.AnyNoContext, const C extends Config>(model
           });
         }
         const assignments = yield* Effect.forEach(entries(patch), ([key, value]) =>
-          value instanceof Now
-            ? Effect.succeed(sql`${sql(key)} = now()`)
-            : Effect.map(
-                columns[key]?.value(operation, value) ??
-                  new InvalidInput({ operation, field: key, problem: `is no column of ${table}` }),
-                (encoded) => sql`${sql(key)} = ${encoded}`,
-              ),
+          Effect.gen(function* () {
+            const column = yield* columnOf(operation, key);
+            if (!changeable.has(key)) {
+              return yield* new InvalidInput({ operation, field: key, problem: "cannot be changed" });
+            }
+            return value instanceof Now
+              ? sql`${sql(key)} = now()`
+              : sql`${sql(key)} = ${yield* column.value(operation, value)}`;
+          }),
         );
         if (assignments.length === 0) {
           return yield* new InvalidInput({ operation, field: "patch", problem: "is empty; name at least one column" });

@@ -110,13 +110,17 @@ const notEncodable = (operation: string, field: string) => (error: ParseResult.P
   });
 };
 
+/** The names of a schema's fields, as the application sees them. */
+export const fieldsOf = (schema: S.Schema.All): ReadonlyArray<string> =>
+  AST.getPropertySignatures(AST.typeAST(schema.ast)).map(({ name }) => String(name));
+
 /**
  * Encodes one new row to its columns. Fields that are left out (or undefined) are left out of the result, so that the
  * database's default holds: its clock decides about times, not the application's.
  */
 export const encoderOf = <M extends Model.AnyNoContext>(model: M) => {
   const schema: S.Schema<unknown, object> = S.asSchema(model.insert) as never;
-  const fields = AST.getPropertySignatures(S.typeSchema(schema).ast).map(({ name }) => String(name));
+  const fields = fieldsOf(schema);
   const json = AST.getPropertySignatures(S.encodedSchema(schema).ast)
     .map(({ name }) => String(name))
     .filter((name) => isJsonField(model, name));
