@@ -96,47 +96,66 @@ const sslOf = (mode: string): Either.Either<PgClient.PgClientConfig["ssl"], Conf
   }
 };
 
-const parts = Config.all({
-  host: Config.option(Config.nonEmptyString("PGHOST")),
-  port: Config.option(Config.port("PGPORT")),
-  username: Config.option(Config.nonEmptyString("PGUSER")),
+const portOf = (text: string): Either.Either<number, ConfigError.ConfigError> => {
+  const port = /^\d{1,5}$/.test(text) ? Number(text) : 0;
+  return port >= 1 && port <= 65_535
+    ? Either.right(port)
+    : Either.left(
+        ConfigError.InvalidData(["PGPORT"], `is ${JSON.stringify(text)}; it must be a whole number from 1 to 65535`),
+      );
+};
+
+// Looked at only when the address needs it: a name that does not count cannot be wrong.
+const checked = <A>(
+  text: Option.Option<string>,
+  check: (text: string) => Either.Either<A, ConfigError.ConfigError>,
+): Either.Either<A | undefined, ConfigError.ConfigError> =>
+  Option.match(text, { onNone: () => Either.right(undefined), onSome: check });
+
+const hasSsl = /[?&](ssl|sslmode|sslrootcert|sslcert|sslkey)=/;
+const named = (name: string) => Config.option(Config.nonEmptyString(name));
+
+/**
+ * `DATABASE_URL`, else the libpq names `PGHOST PGPORT PGUSER PGPASSWORD PGDATABASE`. `PGSSLMODE` holds for both, unless the
+ * URL has an `sslmode` of its own. An empty one counts as absent.
+ */
+export const config: Config.Config<Options> = Config.all({
+  url: Config.option(Config.redacted("DATABASE_URL")),
+  host: named("PGHOST"),
+  port: named("PGPORT"),
+  username: named("PGUSER"),
   password: Config.option(Config.redacted("PGPASSWORD")),
-  database: Config.option(Config.nonEmptyString("PGDATABASE")),
-  ssl: Config.option(Config.mapOrFail(Config.nonEmptyString("PGSSLMODE"), sslOf)),
+  database: named("PGDATABASE"),
+  sslMode: named("PGSSLMODE"),
 }).pipe(
-  Config.map(
-    (_): Options => ({
-      host: Option.getOrUndefined(_.host),
-      port: Option.getOrUndefined(_.port),
-      username: Option.getOrUndefined(_.username),
-      password: Option.getOrUndefined(_.password),
-      database: Option.getOrUndefined(_.database),
-      ssl: Option.getOrUndefined(_.ssl),
+  Config.mapOrFail((_) =>
+    Either.gen(function* () {
+      const url = Option.getOrUndefined(Option.filter(_.url, (given) => Redacted.value(given).trim() !== ""));
+      if (url !== undefined) {
+        return hasSsl.test(Redacted.value(url)) ? { url } : { url, ssl: yield* checked(_.sslMode, sslOf) };
+      }
+      return {
+        host: Option.getOrUndefined(_.host),
+        port: yield* checked(_.port, portOf),
+        username: Option.getOrUndefined(_.username),
+        password: Option.getOrUndefined(Option.filter(_.password, (given) => Redacted.value(given) !== "")),
+        database: Option.getOrUndefined(_.database),
+        ssl: yield* checked(_.sslMode, sslOf),
+      };
     }),
   ),
 );
 
-/** `DATABASE_URL`, else the libpq names `PGHOST PGPORT PGUSER PGPASSWORD PGDATABASE PGSSLMODE`. An empty one counts as absent. */
-export const config: Config.Config<Options> = Config.all({
-  url: Config.option(Config.redacted("DATABASE_URL")),
-  parts: Config.option(parts),
-}).pipe(
-  Config.mapOrFail(({ parts: fromParts, url }) =>
-    Option.match(
-      Option.filter(url, (_) => Redacted.value(_).trim() !== ""),
-      {
-        onSome: (some) => Either.right<Options>({ url: some }),
-        onNone: () => Either.right(Option.getOrElse(fromParts, (): Options => ({}))),
-      },
-    ),
-  ),
-);
-
-/** `layer` with the address from the environment (see {@link config}) and everything else from `options`. */
+/**
+ * `layer` with the address from the environment (see {@link config}) and everything else from `options`. An `ssl` given here
+ * holds before `PGSSLMODE`, because only code can hold a certificate.
+ */
 export const layerConfig = (
   options: Omit<Options, "url" | "host" | "port" | "username" | "password" | "database"> = {},
 ): Layer.Layer<PgClient.PgClient | SqlClient.SqlClient, SqlError | ConfigError.ConfigError> =>
-  Layer.unwrapEffect(Effect.map(config, (address) => layer({ ...options, ...address })));
+  Layer.unwrapEffect(
+    Effect.map(config, (address) => layer({ ...options, ...address, ssl: options.ssl ?? address.ssl })),
+  );
 
 /** What a health check learns: the server's version, and whether it is a read-only replica. */
 export class Health extends S.Class<Health>("Health")({

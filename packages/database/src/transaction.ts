@@ -73,17 +73,20 @@ const outer = <A, E, R>(sql: SqlClient.SqlClient, around: Around, effect: Effect
       const run = Effect.gen(function* () {
         // Not interruptible: a connection that arrives after the interruption would never go back to the pool.
         const connection = yield* Scope.extend(sql.reserve, scope);
-        yield* send(connection, `BEGIN${around.settings}`);
+        // A connection that is gone has rolled back by itself, and the effect's own failure is what counts.
+        const rollBack = Effect.catchAll(send(connection, "ROLLBACK"), (error) =>
+          Effect.logDebug("ROLLBACK was not answered; the server has rolled back", error),
+        );
+        // Settings that are refused (the login may not become that role) leave the transaction open, and aborted, on a
+        // connection that goes back to the pool.
+        yield* Effect.tapError(send(connection, `BEGIN${around.settings}`), () => rollBack);
         const exit = yield* restore(effect).pipe(
           Effect.provideService(SqlClient.TransactionConnection, [connection, 0]),
           Effect.provideService(CurrentFrame, { connection, gate, scope: around.scope }),
           Effect.exit,
         );
         if (Exit.isFailure(exit)) {
-          // A connection that is gone has rolled back by itself, and the effect's own failure is what counts.
-          yield* send(connection, "ROLLBACK").pipe(
-            Effect.catchAll((error) => Effect.logDebug("ROLLBACK was not answered; the server has rolled back", error)),
-          );
+          yield* rollBack;
         } else {
           yield* commit(connection);
         }
@@ -110,12 +113,17 @@ const nested = <A, E, R>(
         onSome: (_) => Effect.succeed(_.gate),
       });
       const run = Effect.gen(function* () {
+        const rollBack = Effect.catchAll(
+          send(connection, `ROLLBACK TO SAVEPOINT ${name}; RELEASE SAVEPOINT ${name}`),
+          (error) => Effect.logDebug(`ROLLBACK TO ${name} was not answered`, error),
+        );
+        // Settings that are refused would leave the caller's transaction aborted.
         const answers = yield* send(
           connection,
           around.settings === ""
             ? `SAVEPOINT ${name}`
             : `SAVEPOINT ${name}; SELECT current_setting('role') AS role, current_setting('app.current_tenant', true) AS tenant${around.settings}`,
-        );
+        ).pipe(Effect.tapError(() => rollBack));
         const exit = yield* restore(effect).pipe(
           Effect.provideService(SqlClient.TransactionConnection, [connection, depth + 1]),
           Effect.provideService(CurrentFrame, {
@@ -134,9 +142,8 @@ const nested = <A, E, R>(
             tenant ?? "",
           ]);
         });
-        const rollBack = send(connection, `ROLLBACK TO SAVEPOINT ${name}; RELEASE SAVEPOINT ${name}`);
         if (Exit.isFailure(exit)) {
-          yield* Effect.catchAll(rollBack, (error) => Effect.logDebug(`ROLLBACK TO ${name} was not answered`, error));
+          yield* rollBack;
         } else {
           yield* Effect.zipRight(undo, send(connection, `RELEASE SAVEPOINT ${name}`)).pipe(
             Effect.tapError(() => rollBack),
