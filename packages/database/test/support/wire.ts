@@ -38,6 +38,8 @@ export interface Wire {
   readonly mute: (isMuted: boolean) => void;
   /** Cuts every open connection on the client's side. */
   readonly cut: () => void;
+  /** Waits until no connection is open, which is when each client has been told. */
+  readonly closed: Effect.Effect<void>;
   /** The SQL of each message that the client sent, oldest first. Several statements in one message are one text. */
   readonly sent: () => ReadonlyArray<string>;
   /** How often the server said that it is ready for the next message: the round trips. */
@@ -54,9 +56,20 @@ export const make = (server?: Redacted.Redacted) =>
     let sent: Array<string> = [];
     let answers = 0;
     const open = new Set<net.Socket>();
+    const waiting = new Set<() => void>();
+    const isClosed = () => {
+      if (open.size > 0) return;
+      for (const resume of waiting) resume();
+      waiting.clear();
+    };
     const listener = net.createServer((client) => {
       open.add(client);
-      client.on("error", () => undefined).on("close", () => open.delete(client));
+      client
+        .on("error", () => undefined)
+        .on("close", () => {
+          open.delete(client);
+          isClosed();
+        });
       if (target === undefined) return client.resetAndDestroy();
       const { hostname, port } = new URL(Redacted.value(target));
       const upstream = net.connect({ host: hostname, port: Number(port || 5432) });
@@ -110,6 +123,10 @@ export const make = (server?: Redacted.Redacted) =>
       cut: () => {
         for (const socket of open) socket.resetAndDestroy();
       },
+      closed: Effect.async((resume) => {
+        waiting.add(() => resume(Effect.void));
+        isClosed();
+      }),
       sent: () => sent,
       answers: () => answers,
       reset: () => {
