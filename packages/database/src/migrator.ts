@@ -5,7 +5,9 @@
  * is one transaction together with its line in the ledger `portal_migrations`, so it happened whole or not at all. The
  * ledger must be a prefix of the catalogue, name by name; anything else stops the run before it changes anything.
  *
- * The lock belongs to a session: connect directly, not through a pooler in transaction mode.
+ * The lock belongs to a session: connect directly, not through a pooler in transaction mode. Waiting for it is asking again
+ * and again: a blocking request would end with the login's statement_timeout, and could be given up only over a second
+ * connection, which a pool of one does not have.
  */
 import * as SqlClient from "@effect/sql/SqlClient";
 import type * as SqlConnection from "@effect/sql/SqlConnection";
@@ -17,7 +19,10 @@ import initial from "../migrations/0001_initial.js";
 import jobDlq from "../migrations/0002_job_dlq.js";
 import { classify, databaseError } from "./sql-state.js";
 
-/** One step of the schema. `id` counts from 1 without gaps; the file is `<id as 4 digits>_<name>.ts`. */
+/**
+ * One step of the schema. `id` counts from 1 without gaps; the file is `<id as 4 digits>_<name>.ts`. It runs with the
+ * search_path `public`, whatever the login's is, and in a transaction of its own.
+ */
 export interface Migration {
   readonly id: number;
   readonly name: string;
@@ -90,17 +95,8 @@ export const fileName = ({ id, name }: { readonly id: number; readonly name: str
 const unreachable = (error: SqlError): DatabaseUnreachable =>
   new DatabaseUnreachable({ problem: databaseError(error).message });
 
-const ServerFacts = S.Struct({
-  version: S.String,
-  versionNumber: S.Int,
-  login: S.String,
-  isSuperuser: S.Boolean,
-  mayCreateRoles: S.Boolean,
-  mayCreateInSchema: S.Boolean,
-  groupRoles: S.Int,
-  settableRoles: S.Int,
-});
-const decodeFacts = S.decodeUnknown(S.Tuple(ServerFacts));
+const ServerVersion = S.Struct({ version: S.String, versionNumber: S.Int });
+const decodeVersion = S.decodeUnknown(S.Tuple(ServerVersion));
 
 const requireServer = (sql: SqlClient.SqlClient) =>
   Effect.gen(function* () {
@@ -109,39 +105,61 @@ const requireServer = (sql: SqlClient.SqlClient) =>
     const [{ version, versionNumber }] = yield* Effect.orDie(decodeVersion(rows));
     if (versionNumber < 180_000) return yield* new ServerTooOld({ version });
   });
-const decodeVersion = S.decodeUnknown(S.Tuple(ServerFacts.pick("version", "versionNumber")));
+
+const Rights = S.Struct({
+  login: S.String,
+  mayCreateRoles: S.Boolean,
+  absentRoles: S.Array(S.String),
+  unsettableRoles: S.Array(S.String),
+  mayCreateInSchema: S.Boolean,
+  isSchemaOpen: S.Boolean,
+});
+const decodeRights = S.decodeUnknown(S.Tuple(Rights));
 
 const quoted = (identifier: string) => `"${identifier.replaceAll('"', '""')}"`;
 
 const requireRights = (sql: SqlClient.SqlClient) =>
   Effect.gen(function* () {
+    // The group roles reach the schema when everybody does, when they were let in before, or when this login may let them in:
+    // a GRANT without that right is only a warning, and every scope would fail later.
     const rows = yield* sql`
-      SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int AS version_number,
-        CURRENT_USER::text AS login, r.rolsuper AS is_superuser, r.rolcreaterole AS may_create_roles,
-        has_schema_privilege('public', 'CREATE') AS may_create_in_schema,
-        (SELECT count(*)::int FROM pg_roles g WHERE g.rolname IN ('parametric_tenant', 'parametric_system')) AS group_roles,
-        (SELECT count(*)::int FROM pg_roles g
-          WHERE g.rolname IN ('parametric_tenant', 'parametric_system') AND pg_has_role(g.oid, 'SET')) AS settable_roles
-      FROM pg_roles r WHERE r.rolname = CURRENT_USER`;
-    const [facts] = yield* Effect.orDie(decodeFacts(rows));
-    const login = quoted(facts.login);
+      WITH wanted AS (SELECT unnest(ARRAY['parametric_tenant', 'parametric_system']) AS name),
+      existing AS (SELECT r.oid, r.rolname FROM pg_roles r JOIN wanted ON r.rolname = wanted.name)
+      SELECT CURRENT_USER::text AS login,
+        (SELECT r.rolsuper OR r.rolcreaterole FROM pg_roles r WHERE r.rolname = CURRENT_USER) AS may_create_roles,
+        ARRAY(SELECT name FROM wanted WHERE name NOT IN (SELECT rolname FROM existing)) AS absent_roles,
+        ARRAY(SELECT rolname::text FROM existing WHERE NOT pg_has_role(oid, 'SET')) AS unsettable_roles,
+        has_schema_privilege('public', 'CREATE') AND has_schema_privilege('public', 'USAGE') AS may_create_in_schema,
+        has_schema_privilege('public', 'USAGE WITH GRANT OPTION') OR has_schema_privilege('public', 'public', 'USAGE')
+          OR (SELECT count(*) = 2 FROM existing WHERE has_schema_privilege(oid, 'public', 'USAGE')) AS is_schema_open`;
+    const [rights] = yield* Effect.orDie(decodeRights(rows));
+    const login = quoted(rights.login);
+    // Whoever opens the schema to the roles needs them to be there, so an administrator makes them then as well.
+    const toCreate = rights.mayCreateRoles && rights.isSchemaOpen ? [] : rights.absentRoles;
+    // A creator of roles may set those it creates itself (0001 grants them); those of somebody else it may not.
+    const toGrant = [...toCreate, ...rights.unsettableRoles];
     const missing: Array<string> = [];
     const remedy: Array<string> = [];
-    if (facts.groupRoles < 2 && !facts.isSuperuser && !facts.mayCreateRoles) {
-      missing.push("the roles parametric_tenant and parametric_system do not exist and it may not create roles");
-      remedy.push("CREATE ROLE parametric_tenant NOLOGIN;", "CREATE ROLE parametric_system NOLOGIN;");
+    if (toCreate.length > 0) {
+      missing.push(
+        `there is no role ${toCreate.join(" and no role ")}${rights.mayCreateRoles ? "" : " and it may not create roles"}`,
+      );
+      remedy.push(...toCreate.map((role) => `CREATE ROLE ${role} NOLOGIN;`));
     }
-    // A creator of roles may set those it creates itself (0001 grants them); those of somebody else it may not.
-    if (facts.settableRoles < facts.groupRoles || remedy.length > 0) {
-      missing.push("it may not SET the group roles");
-      remedy.push(`GRANT parametric_tenant, parametric_system TO ${login} WITH INHERIT FALSE, SET TRUE;`);
+    if (toGrant.length > 0) {
+      missing.push(`it may not SET ROLE ${toGrant.join(" and ")}`);
+      remedy.push(`GRANT ${toGrant.join(", ")} TO ${login} WITH INHERIT FALSE, SET TRUE;`);
     }
-    if (!facts.mayCreateInSchema) {
+    if (!rights.mayCreateInSchema) {
       missing.push("it may not create tables in the schema public");
-      remedy.push(`GRANT CREATE ON SCHEMA public TO ${login};`);
+      remedy.push(`GRANT USAGE, CREATE ON SCHEMA public TO ${login};`);
+    }
+    if (!rights.isSchemaOpen) {
+      missing.push("the group roles may not use the schema public, and it may not let them");
+      remedy.push("GRANT USAGE ON SCHEMA public TO parametric_tenant, parametric_system;");
     }
     if (missing.length > 0) {
-      return yield* new RoleRightsMissing({ login: facts.login, missing, remedy: remedy.join("\n") });
+      return yield* new RoleRightsMissing({ login: rights.login, missing, remedy: remedy.join("\n") });
     }
   });
 
@@ -149,14 +167,37 @@ const LedgerRow = S.Struct({ id: S.Int, name: S.String, appliedAt: S.DateFromSel
 const decodeLedger = S.decodeUnknown(S.Array(LedgerRow));
 const decodeExists = S.decodeUnknown(S.Tuple(S.Struct({ present: S.Boolean })));
 
+const unreadable = new LedgerMismatch({ problem: "its columns are not id, name, applied_at" });
+
+const ledgerRefused = (sql: SqlClient.SqlClient) => (error: SqlError) =>
+  Effect.gen(function* () {
+    const { code } = databaseError(error);
+    if (code === "42703") return yield* unreadable;
+    if (code !== "42501") return yield* error;
+    const rows =
+      yield* sql`SELECT CURRENT_USER::text AS login, has_schema_privilege('public', 'USAGE') AS may_use_schema`;
+    const [{ login, mayUseSchema }] = yield* Effect.orDie(decodeReader(rows));
+    const select = `GRANT SELECT ON TABLE public.portal_migrations TO ${quoted(login)};`;
+    return yield* new RoleRightsMissing({
+      login,
+      missing: ["it may not read the ledger portal_migrations"],
+      remedy: mayUseSchema ? select : `GRANT USAGE ON SCHEMA public TO ${quoted(login)};\n${select}`,
+    });
+  });
+const decodeReader = S.decodeUnknown(S.Tuple(S.Struct({ login: S.String, mayUseSchema: S.Boolean })));
+
 const readLedger = (sql: SqlClient.SqlClient, known: ReadonlyArray<Migration>) =>
   Effect.gen(function* () {
-    const [{ present }] = yield* Effect.orDie(
-      decodeExists(yield* sql`SELECT to_regclass('public.portal_migrations') IS NOT NULL AS present`),
-    );
+    // Not to_regclass(), which fails where the schema is closed to the login.
+    const found = yield* sql`
+      SELECT EXISTS (
+        SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'public' AND c.relname = 'portal_migrations') AS present`;
+    const [{ present }] = yield* Effect.orDie(decodeExists(found));
     const applied = present
-      ? yield* decodeLedger(yield* sql`SELECT id, name, applied_at FROM public.portal_migrations ORDER BY id`).pipe(
-          Effect.mapError(() => new LedgerMismatch({ problem: "its columns are not id, name, applied_at" })),
+      ? yield* sql`SELECT id, name, applied_at FROM public.portal_migrations ORDER BY id`.pipe(
+          Effect.catchAll(ledgerRefused(sql)),
+          Effect.flatMap((rows) => Effect.mapError(decodeLedger(rows), () => unreadable)),
         )
       : [];
     for (const [place, row] of applied.entries()) {
@@ -180,18 +221,58 @@ const readLedger = (sql: SqlClient.SqlClient, known: ReadonlyArray<Migration>) =
 // "portal" and "migr" in ASCII: one number for every release, so that different releases wait for each other too.
 const lockKeys = [0x706f7274, 0x6d696772] as const;
 
+const attemptLock = (sql: SqlClient.SqlClient) =>
+  Effect.flatMap(sql`SELECT pg_try_advisory_lock(${lockKeys[0]}::int, ${lockKeys[1]}::int) AS held`, (rows) =>
+    Effect.orDie(decodeHeld(rows)),
+  );
+const decodeHeld = S.decodeUnknown(S.Tuple(S.Struct({ held: S.Boolean })));
+
+/** Waits until this connection holds the lock, which is released with the scope. What it does not hold it never releases. */
+const lock = (sql: SqlClient.SqlClient) =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.gen(function* () {
+      let [{ held }] = yield* attemptLock(sql);
+      if (!held) yield* Effect.logWarning("another runner works on this database; waiting for it");
+      while (!held) {
+        yield* restore(Effect.sleep("100 millis"));
+        [{ held }] = yield* attemptLock(sql);
+      }
+      yield* Effect.addFinalizer(() =>
+        Effect.catchAll(sql`SELECT pg_advisory_unlock(${lockKeys[0]}::int, ${lockKeys[1]}::int)`, (error) =>
+          Effect.logDebug("the lock went with its connection", error),
+        ),
+      );
+    }),
+  );
+
+// 28: the login is refused; 3D000: there is no such database.
+const isUnreachable = (error: SqlError) =>
+  classify(error) === "Connection" || /^28|^3D000$/.test(databaseError(error).code ?? "");
+
 const asMigratorError = <E>(error: E | SqlError): Exclude<E, SqlError> | DatabaseUnreachable | MigrationFailed =>
   error instanceof SqlError
-    ? classify(error) === "Connection"
+    ? isUnreachable(error)
       ? unreachable(error)
       : new MigrationFailed({ migration: "ledger", problem: databaseError(error).message })
     : (error as Exclude<E, SqlError>);
 
+// Names in a migration mean the schema public: the first of the login's search_path is "$user", and 0002 would not find what
+// 0001 made there. A runner that is killed is noticed at the next check and not when its statement ends, however long that
+// takes; a server's platform that cannot check says so when the setting is set, and goes without.
+const settings = `
+  SET LOCAL search_path = public, pg_temp;
+  DO $settings$
+  BEGIN
+    SET LOCAL client_connection_check_interval = '1s';
+  EXCEPTION WHEN invalid_parameter_value THEN
+    NULL;
+  END
+  $settings$`;
+
 const apply = (sql: SqlClient.SqlClient, connection: SqlConnection.Connection, migration: Migration) => {
-  const statement = (text: string, parameters: ReadonlyArray<unknown> = []) =>
-    connection.executeUnprepared(text, parameters, undefined);
+  const statement = (text: string) => connection.executeUnprepared(text, [], undefined);
   return Effect.gen(function* () {
-    yield* statement("BEGIN");
+    yield* statement(`BEGIN; ${settings}`);
     yield* migration.run;
     yield* sql`INSERT INTO public.portal_migrations (id, name) VALUES (${migration.id}, ${migration.name})`;
     yield* statement("COMMIT");
@@ -225,13 +306,7 @@ export const run = (
     const connection = yield* sql.reserve;
     const applied = yield* Effect.gen(function* () {
       yield* requireServer(sql);
-      yield* Effect.acquireReleaseInterruptible(
-        sql`SELECT pg_advisory_lock(${lockKeys[0]}::int, ${lockKeys[1]}::int)`,
-        () =>
-          Effect.catchAll(sql`SELECT pg_advisory_unlock(${lockKeys[0]}::int, ${lockKeys[1]}::int)`, (error) =>
-            Effect.logDebug("the lock went with its connection", error),
-          ),
-      );
+      yield* lock(sql);
       const before = yield* readLedger(sql, known);
       const pending = known.filter((_, place) => before[place]?.appliedAt === null);
       if (pending.length === 0) return [];
