@@ -4,12 +4,20 @@ import type { SqlError } from "@effect/sql/SqlError";
 import type * as ConfigError from "effect/ConfigError";
 import * as Console from "effect/Console";
 import * as Effect from "effect/Effect";
+import * as S from "effect/Schema";
 import * as Client from "./client.js";
 import * as Migrator from "./migrator.js";
 import { databaseError } from "./sql-state.js";
 
 /** The command failed for the reason that stands on stderr. */
-export class CommandFailed extends Error {}
+export class CommandFailed extends S.TaggedError<CommandFailed>()("CommandFailed", { reason: S.String }) {
+  override get message() {
+    return this.reason;
+  }
+}
+
+/** Says on stderr why, and fails. */
+const fail = (reason: string) => Effect.zipRight(Console.error(reason), new CommandFailed({ reason }));
 
 const explain = (error: Migrator.MigratorError | SqlError | ConfigError.ConfigError): string => {
   switch (error._tag) {
@@ -31,11 +39,8 @@ const onDatabase = <A, R>(effect: Effect.Effect<A, Migrator.MigratorError | Comm
     Effect.provide(
       Client.layerConfig({ applicationName: "portal-db", maxConnections: 2, connectTimeout: "10 seconds" }),
     ),
-    Effect.catchAll((error) => {
-      if (error instanceof CommandFailed) return Effect.fail(error);
-      const reason = explain(error);
-      return Effect.zipRight(Console.error(reason), Effect.fail(new CommandFailed(reason)));
-    }),
+    Effect.catchAll((error) => (error._tag === "CommandFailed" ? error : fail(explain(error)))),
+    Effect.onInterrupt(() => Console.error("Stopped before it was done; what was applied stands.")),
   );
 
 const migrate = Command.make("migrate", {}, () =>
@@ -68,15 +73,17 @@ const check = Command.make("check", {}, () =>
     Effect.gen(function* () {
       const pending = (yield* Migrator.status()).filter(({ appliedAt }) => appliedAt === null);
       if (pending.length === 0) return yield* Console.log("the database is up to date");
-      const reason = `The database is behind: ${pending.map(Migrator.fileName).join(", ")} pending. Run portal-db migrate.`;
-      yield* Console.error(reason);
-      return yield* Effect.fail(new CommandFailed(reason));
+      return yield* fail(
+        `The database is behind: ${pending.map(Migrator.fileName).join(", ")} pending. Run portal-db migrate.`,
+      );
     }),
   ),
 ).pipe(Command.withDescription("Exit with 1 when the database is behind this release."));
 
 /** `portal-db migrate | status | check`. The address comes from `DATABASE_URL`, else from the libpq names. */
-export const command = Command.make("portal-db").pipe(
+export const command = Command.make("portal-db", {}, () =>
+  fail("Say what to do: portal-db migrate, portal-db status or portal-db check. portal-db --help says more."),
+).pipe(
   Command.withDescription("The database's migrations. DATABASE_URL (else PGHOST, PGUSER, …) says which database."),
   Command.withSubcommands([migrate, show, check]),
 );
