@@ -1,14 +1,12 @@
 /**
  * What `npm run demo`, `npm test` and their variants do: install, then run, with nothing but Node and npm on the machine.
- *
- * Child processes are started without a shell in between and get this process's signals, so that Ctrl-C reaches the one
- * that has something to tidy up, and this process waits for it.
+ * Whatever ends them, Ctrl-C included, nothing stays behind; see child.mjs.
  */
-import { spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
-import { constants } from "node:os";
+import { chmodSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { run } from "./child.mjs";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const { packageManager } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
@@ -19,30 +17,12 @@ if (major < 20 || (major === 20 && minor < 19)) {
   process.exit(1);
 }
 
-/** Runs a command to its end; resolves to its exit code, 128 + n when a signal ended it. */
-const run = (command, args, env = {}) =>
-  new Promise((resolve) => {
-    const child = spawn(command, args, { cwd: root, stdio: "inherit", env: { ...process.env, ...env } });
-    const pass = (signal) => child.kill(signal);
-    // A terminal's Ctrl-C reaches the whole group, the child included; a signal to this process alone does not.
-    const onInterrupt = () => (process.stdin.isTTY ? undefined : pass("SIGINT"));
-    const onTerminate = () => pass("SIGTERM");
-    process.on("SIGINT", onInterrupt).on("SIGTERM", onTerminate);
-    const done = (code) => {
-      process.off("SIGINT", onInterrupt).off("SIGTERM", onTerminate);
-      resolve(code);
-    };
-    child.on("error", (error) => {
-      console.error(`${command} cannot be started: ${error.message}`);
-      done(1);
-    });
-    child.on("exit", (code, signal) => done(code ?? 128 + (constants.signals[signal] ?? 1)));
-  });
-
 const say = (text) => console.log(`\n> ${text}`);
 // The server is stopped when the command has ended, and before this process does.
 const withPostgres = (...args) =>
-  run(process.execPath, [join(root, "packages/postgres/bin/with-postgres.mjs"), "--", process.execPath, ...args]);
+  run(process.execPath, [join(root, "packages/postgres/bin/with-postgres.mjs"), "--", process.execPath, ...args], {
+    cwd: root,
+  });
 const demo = (...args) => withPostgres("--import", "tsx", join(root, "packages/database/demo/main.ts"), ...args);
 const vitest = (...args) =>
   withPostgres(
@@ -55,7 +35,11 @@ const vitest = (...args) =>
 
 const install = () => {
   say(`installing dependencies with ${packageManager}`);
-  return run("npx", ["--yes", packageManager, "install", "--frozen-lockfile", "--prefer-offline"], { CI: "true" });
+  return run("npx", ["--yes", packageManager, "install", "--frozen-lockfile", "--prefer-offline"], {
+    cwd: root,
+    env: { CI: "true" },
+    toAll: true,
+  });
 };
 
 const commands = {
@@ -84,5 +68,15 @@ if (command === undefined) {
   console.error(`usage: node scripts/run.mjs ${Object.keys(commands).join(" | ")}`);
   process.exit(1);
 }
-const installed = await install();
-process.exit(installed === 0 ? await command() : installed);
+// Compilers keep caches in the temporary folder and an interrupted test runner leaves its own there: all that gets one to throw
+// away. Others may walk through it, because a server that root starts runs as a user of its own.
+const temporary = mkdtempSync(join(tmpdir(), "parametric-portal-"));
+chmodSync(temporary, 0o711);
+process.env.TMPDIR = temporary;
+try {
+  const installed = await install();
+  process.exitCode = installed === 0 ? await command() : installed;
+} finally {
+  rmSync(temporary, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
+}
+process.exit();

@@ -1,8 +1,8 @@
 /** PostgreSQL 18 in a container, on whatever Docker-compatible engine answers. */
+import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import type { PostgreSqlContainer as Container } from "@testcontainers/postgresql";
 import * as Effect from "effect/Effect";
 import { PostgresUnavailable } from "./errors.js";
 import type { KeeperInput } from "./internal/protocol.js";
@@ -11,59 +11,116 @@ import { ephemeral, newPassword } from "./internal/settings.js";
 /** The image; its tag names the major version that is needed. */
 export const image = "postgres:18-alpine";
 
-/** Whether it is worth loading Testcontainers to ask for an engine, which takes most of a second. */
-export const isEngineLikely = (): boolean =>
-  process.platform === "win32" ||
-  [process.env.DOCKER_HOST, process.env.TESTCONTAINERS_HOST_OVERRIDE].some((_) => _ !== undefined && _ !== "") ||
-  [
+const socketPaths = (): ReadonlyArray<string> => {
+  const { XDG_RUNTIME_DIR } = process.env;
+  return [
     "/var/run/docker.sock",
-    join(homedir(), ".testcontainers.properties"),
+    ...(XDG_RUNTIME_DIR === undefined ? [] : [join(XDG_RUNTIME_DIR, "docker.sock")]),
     join(homedir(), ".docker/run/docker.sock"),
     join(homedir(), ".docker/desktop/docker.sock"),
-    join(process.env.XDG_RUNTIME_DIR ?? `/run/user/${process.getuid?.() ?? 0}`, "docker.sock"),
-  ].some((path) => existsSync(path));
+    `/run/user/${process.getuid?.() ?? 0}/docker.sock`,
+  ];
+};
 
-const unavailable = (problem: string, remedy: string) =>
-  new PostgresUnavailable({ provider: "testcontainers", problem, remedy });
+/** Whether it is worth loading Testcontainers to ask for an engine, which takes most of a second: where it would look. */
+export const isEngineLikely = (): boolean =>
+  process.platform === "win32" ||
+  (process.env.DOCKER_HOST ?? "") !== "" ||
+  [...socketPaths(), join(homedir(), ".testcontainers.properties")].some((path) => existsSync(path));
 
-const requireEngine = Effect.tryPromise({
-  try: async () => {
-    const { getContainerRuntimeClient } = await import("testcontainers");
-    await getContainerRuntimeClient();
-  },
-  catch: (error) =>
-    unavailable(
-      `no container engine answers (${error instanceof Error ? error.message : String(error)})`,
-      "Start Docker, or set DOCKER_HOST to its socket, or unset POSTGRES_PROVIDER",
-    ),
-});
+const messageOf = (error: unknown) => (error instanceof Error ? error.message.trim() : String(error));
 
-/** Starts a container; it is stopped and removed with the scope. */
+const noEngine = (problem: string) =>
+  new PostgresUnavailable({
+    provider: "testcontainers",
+    problem: `no container engine answers (${problem})`,
+    remedy: "Start Docker, or set DOCKER_HOST to its socket, or unset POSTGRES_PROVIDER",
+  });
+
+const noContainer = (problem: string) =>
+  new PostgresUnavailable({
+    provider: "testcontainers",
+    problem,
+    remedy: `Try docker run --rm -e POSTGRES_PASSWORD=x ${image}, or set POSTGRES_PROVIDER=embedded`,
+  });
+
+const engine = Effect.tryPromise({
+  try: async () => (await import("testcontainers")).getContainerRuntimeClient(),
+  catch: (error) => noEngine(messageOf(error)),
+}).pipe(
+  // A host that drops packets answers after minutes.
+  Effect.timeoutFail({ duration: "20 seconds", onTimeout: () => noEngine("nothing for 20 seconds") }),
+);
+
+/** Starts a container; it is removed with the scope, also when it is still being started. */
 export const startContainer = ({ settings }: Pick<KeeperInput, "settings">) =>
   Effect.gen(function* () {
-    yield* requireEngine;
-    const container = yield* Effect.acquireRelease(
-      Effect.tryPromise({
-        try: async () => {
-          const { PostgreSqlContainer } = await import("@testcontainers/postgresql");
-          const command = Object.entries({ ...ephemeral, ...settings }).flatMap(([name, value]) => [
-            "-c",
-            `${name}=${value}`,
-          ]);
-          const configured: Container = new PostgreSqlContainer(image)
-            .withUsername("postgres")
-            .withPassword(newPassword())
-            .withDatabase("postgres")
-            .withCommand(["postgres", ...command]);
-          return configured.start();
-        },
-        catch: (error) =>
-          unavailable(
-            `the container of ${image} did not start: ${error instanceof Error ? error.message : String(error)}`,
-            `Try docker run --rm ${image}, or set POSTGRES_PROVIDER=embedded`,
-          ),
+    const client = yield* engine;
+    // The long part, and one that can be given up: nothing of it is ours to take away.
+    yield* Effect.tryPromise({
+      try: async () => {
+        const name = (await import("testcontainers")).ImageName.fromString(image);
+        if (await client.image.exists(name)) return;
+        process.stderr.write(`> pulling ${image}\n`);
+        await client.image.pull(name);
+      },
+      catch: (error) => noContainer(`the image ${image} cannot be had: ${messageOf(error)}`),
+    });
+    const name = `portal-postgres-${randomBytes(8).toString("hex")}`;
+    const { started } = yield* Effect.acquireRelease(
+      Effect.promise(async () => {
+        const { PostgreSqlContainer } = await import("@testcontainers/postgresql");
+        const flags = Object.entries({ ...ephemeral, ...settings }).flatMap(([key, value]) => [
+          "-c",
+          `${key}=${value}`,
+        ]);
+        const configured = new PostgreSqlContainer(image)
+          .withName(name)
+          .withUsername("postgres")
+          .withPassword(newPassword())
+          .withDatabase("postgres")
+          .withCommand(["postgres", ...flags]);
+        const started = configured.start();
+        // Told to whoever waits for it below, who may be gone before.
+        started.catch(() => undefined);
+        return { started };
       }),
-      (started) => Effect.orDie(Effect.tryPromise(() => started.stop({ remove: true, removeVolumes: true }))),
+      ({ started }) =>
+        Effect.tryPromise(async () => {
+          const remove = (): Promise<boolean> =>
+            client.container
+              .getById(name)
+              .remove({ force: true, v: true })
+              .then(
+                () => true,
+                (error: { readonly statusCode?: number }) => {
+                  if (error.statusCode === 404) return false;
+                  throw error;
+                },
+              );
+          const settled = started.then(
+            () => true,
+            () => true,
+          );
+          const later = () => new Promise<boolean>((resume) => setTimeout(() => resume(false), 200));
+          // Given up while it starts: the engine may be about to make it.
+          for (;;) {
+            const isLast = await Promise.race([settled, later()]);
+            if ((await remove()) || isLast) return;
+          }
+        }).pipe(
+          Effect.interruptible,
+          Effect.timeout("60 seconds"),
+          Effect.catchAll((error) =>
+            Effect.sync(() =>
+              process.stderr.write(`> the container ${name} could not be removed: ${messageOf(error)}\n`),
+            ),
+          ),
+        ),
     );
+    const container = yield* Effect.tryPromise({
+      try: () => started,
+      catch: (error) => noContainer(`the container of ${image} did not start: ${messageOf(error)}`),
+    });
     return { provider: "testcontainers" as const, url: container.getConnectionUri() };
   });

@@ -6,17 +6,24 @@ import { randomBytes } from "node:crypto";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
 import * as Schedule from "effect/Schedule";
+import * as S from "effect/Schema";
 import pg from "pg";
 
-/** The database could not be created, connected to or dropped. `cause` is the driver's error. */
-export class DatabasesError extends Error {
-  readonly _tag = "DatabasesError";
+/** A database could not be created or dropped. `cause` is the driver's error. */
+export class DatabasesError extends S.TaggedError<DatabasesError>()("DatabasesError", {
+  statement: S.String,
+  cause: S.Defect,
+}) {
+  override get message() {
+    const reason = this.cause instanceof Error ? this.cause.message : String(this.cause);
+    return `${this.statement}: ${reason}. The login needs CREATEDB, and the server must be reachable`;
+  }
 }
 
 const run = (url: Redacted.Redacted, statement: string) =>
   Effect.tryPromise({
     try: async () => {
-      const client = new pg.Client({ connectionString: Redacted.value(url) });
+      const client = new pg.Client({ connectionString: Redacted.value(url), connectionTimeoutMillis: 10_000 });
       client.on("error", () => undefined);
       try {
         await client.connect();
@@ -25,8 +32,7 @@ const run = (url: Redacted.Redacted, statement: string) =>
         await client.end().catch(() => undefined);
       }
     },
-    catch: (cause) =>
-      new DatabasesError(`${statement}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause }),
+    catch: (cause) => new DatabasesError({ statement, cause }),
   });
 
 const inDatabase = (url: Redacted.Redacted, name: string) => {
@@ -37,9 +43,9 @@ const inDatabase = (url: Redacted.Redacted, name: string) => {
 
 const newName = (kind: string) => `portal_${kind}_${randomBytes(6).toString("hex")}`;
 
-// A clone waits until nobody is connected to its template; a disconnect takes the server a moment.
+// A clone needs its template without a connection. A disconnect takes the server a moment; it waits five seconds by itself.
 const isInUse = ({ cause }: DatabasesError) => cause instanceof pg.DatabaseError && cause.code === "55006";
-const patience = { while: isInUse, schedule: Schedule.intersect(Schedule.spaced("50 millis"), Schedule.recurs(100)) };
+const patience = { while: isInUse, schedule: Schedule.intersect(Schedule.spaced("50 millis"), Schedule.recurs(3)) };
 
 const scoped = (server: Redacted.Redacted, name: string, source: string) =>
   Effect.acquireRelease(
@@ -63,4 +69,4 @@ export const template = <E, R>(
 
 /** A copy of a template, dropped with the scope. Returns its URL. */
 export const clone = (server: Redacted.Redacted, templateName: string) =>
-  scoped(server, newName("clone"), `TEMPLATE ${templateName}`);
+  scoped(server, newName("clone"), `TEMPLATE ${pg.escapeIdentifier(templateName)}`);

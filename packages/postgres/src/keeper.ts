@@ -11,15 +11,20 @@ import { startEmbedded } from "./embedded.js";
 import type { PostgresUnavailable } from "./errors.js";
 import { KeeperInput, KeeperOutput } from "./internal/protocol.js";
 
-// Who started us decides when we end. Ctrl-C and a service manager's TERM reach it as well.
-for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => undefined);
+// Who started us decides when we end. A service manager's TERM to the whole group reaches us before that one is done.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"] as const) process.on(signal, () => undefined);
+// Whoever read what we say may be gone before us.
+for (const stream of [process.stdout, process.stderr]) stream.on("error", () => undefined);
+const complain = (text: string) => process.stderr.write(`${text}\n`);
+// Nor may a stray error of a library part us from the server, which would then run for ever.
+process.on("uncaughtException", (error) => complain(String(error.stack ?? error)));
 
-const decodeInput = S.decodeUnknownSync(S.parseJson(KeeperInput));
+const decodeInput = S.decodeUnknown(S.parseJson(KeeperInput));
 const encodeOutput = S.encodeSync(S.parseJson(KeeperOutput));
 const say = (output: KeeperOutput) => Effect.sync(() => process.stdout.write(`${encodeOutput(output)}\n`));
 
-const warn = (error: PostgresUnavailable) =>
-  Effect.sync(() => process.stderr.write(`${error.message}. Going on with an embedded server.\n`));
+const warn = ({ problem }: PostgresUnavailable) =>
+  Effect.sync(() => complain(`> not in a container: ${problem}; going on with an embedded server`));
 
 const start = (input: KeeperInput) => {
   switch (input.provider) {
@@ -28,8 +33,8 @@ const start = (input: KeeperInput) => {
     case "embedded":
       return startEmbedded(input);
     default:
-      // An engine that answers but cannot have the image is no reason to go without a server.
-      return isEngineLikely()
+      // A folder for the data is the embedded server's. An engine that answers but cannot have the image is no reason to go without.
+      return input.dataDirectory === null && isEngineLikely()
         ? Effect.catchAll(startContainer(input), (error) => Effect.zipRight(warn(error), startEmbedded(input)))
         : startEmbedded(input);
   }
@@ -44,8 +49,9 @@ const parentIsGone = Effect.async<void>((resume) => {
 
 const main = Effect.gen(function* () {
   const gone = yield* Effect.fork(parentIsGone);
+  const input = yield* Effect.orDie(decodeInput(process.argv[2] ?? ""));
   // Starting is given up as well when nobody waits for it any more.
-  yield* start(decodeInput(process.argv[2] ?? "")).pipe(
+  yield* start(input).pipe(
     Effect.flatMap((started) => say({ _tag: "started", ...started })),
     Effect.zipRight(Effect.never),
     Effect.raceFirst(gone),
@@ -55,7 +61,6 @@ const main = Effect.gen(function* () {
   Effect.catchAll(({ problem, provider, remedy }) => say({ _tag: "failed", provider, problem, remedy })),
 );
 
-process.stdout.on("error", () => undefined);
 const exit = await Effect.runPromiseExit(main);
-if (Exit.isFailure(exit)) process.stderr.write(`${Cause.pretty(exit.cause)}\n`);
+if (Exit.isFailure(exit)) complain(Cause.pretty(exit.cause));
 process.exit(Exit.isSuccess(exit) ? 0 : 1);

@@ -2,9 +2,10 @@
  * Where a PostgreSQL 18 comes from: `DATABASE_URL` if it is set, else Docker through Testcontainers when an engine answers,
  * else an embedded server. `POSTGRES_PROVIDER=url|testcontainers|embedded` forces one.
  *
- * Contract: a server that was started here listens on a free port of the loopback interface, has a random password, and is
- * gone with its scope: process, container and temporary folder. It is gone as well when this process dies by any means, kill
- * -9 included, because a keeper process owns it and ends when the pipe to this one closes.
+ * Contract: a server that was started here has a free port (an embedded one of the loopback interface only; a container's is
+ * published as the engine is set up to), a random password, and is gone with its scope: process, container and temporary
+ * folder. It is gone as well when this process dies by any means, kill -9 included, because a keeper process owns it and ends
+ * when the pipe to this one closes.
  */
 import { spawn } from "node:child_process";
 import { createRequire } from "node:module";
@@ -20,6 +21,7 @@ import * as Redacted from "effect/Redacted";
 import * as S from "effect/Schema";
 import type * as Scope from "effect/Scope";
 import { PostgresUnavailable, Provider } from "./errors.js";
+import * as Child from "./internal/child.js";
 import { type KeeperInput, KeeperOutput } from "./internal/protocol.js";
 import { requireVersion } from "./version.js";
 
@@ -38,8 +40,8 @@ export interface Options {
   /** The server to use instead of starting one; needed by the provider `url`, ignored by the two others when forced. */
   readonly url?: Redacted.Redacted | undefined;
   /**
-   * A folder for the data of the embedded server, made if need be and kept. Data in it is durable. Default: a temporary folder,
-   * removed with the scope, and `fsync` off.
+   * A folder for the data of the embedded server, made if need be and kept; without a URL it makes `embedded` the first choice.
+   * Data in it is durable. Default: a temporary folder, removed with the scope, and `fsync` off.
    */
   readonly dataDirectory?: string | undefined;
   /** Server settings beside the defaults, by name (`{ max_connections: "300" }`). Not for the provider `url`. */
@@ -65,40 +67,48 @@ const silentKeeper = (problem: string) =>
     remedy: "This is a fault of @parametric-portal/postgres; set DATABASE_URL to go without it",
   });
 
+const startKeeper = (input: KeeperInput) =>
+  Child.start(
+    () =>
+      spawn(process.execPath, [...keeperCommand(), JSON.stringify(input)], {
+        stdio: ["pipe", "pipe", "inherit"],
+        // A session of its own, so that a terminal's Ctrl-C reaches us and not the server before us.
+        detached: true,
+        env: { ...process.env, NODE_OPTIONS: "" },
+      }),
+    // A keeper that is gone early closes the pipe; that is told by its end, not by an uncaught error here.
+    ({ stdin }) => stdin.on("error", () => undefined),
+  ).pipe(Effect.mapError(({ message }) => silentKeeper(`the keeper cannot be started: ${message}`)));
+
 const fromKeeper = (input: KeeperInput): Effect.Effect<Server, PostgresUnavailable, Scope.Scope> =>
   Effect.gen(function* () {
-    const child = yield* Effect.acquireRelease(
-      Effect.sync(() =>
-        // A session of its own, so that a terminal's Ctrl-C reaches us and not the server before us.
-        spawn(process.execPath, [...keeperCommand(), JSON.stringify(input)], {
-          stdio: ["pipe", "pipe", "inherit"],
-          detached: true,
-          env: { ...process.env, NODE_OPTIONS: "" },
+    const keeper = yield* Effect.acquireRelease(startKeeper(input), (started) =>
+      Effect.zipRight(
+        Effect.sync(() => {
+          started.process.ref();
+          started.process.stdin.end();
         }),
+        started.ended,
       ),
-      (started) =>
-        Effect.async<void>((resume) => {
-          if (started.exitCode !== null || started.signalCode !== null) return resume(Effect.void);
-          started.ref();
-          started.once("exit", () => resume(Effect.void));
-          started.stdin.end();
-        }),
     );
-    // A keeper that is gone early closes the pipe; that is told by its exit, not by an uncaught error here.
-    child.stdin.on("error", () => undefined);
-    const line = yield* Effect.async<string, PostgresUnavailable>((resume) => {
-      let text = "";
+    const { process: child } = keeper;
+    let text = "";
+    const answered = Effect.async<void>((resume) => {
       child.stdout.setEncoding("utf8").on("data", (chunk: string) => {
         text += chunk;
-        if (text.includes("\n")) resume(Effect.succeed(text.slice(0, text.indexOf("\n"))));
+        if (text.includes("\n")) resume(Effect.void);
       });
-      child.once("error", (error) => resume(silentKeeper(`the keeper cannot be started: ${error.message}`)));
-      child.once("exit", (code, signal) => resume(silentKeeper(`the keeper ended with ${signal ?? code}`)));
     });
+    const ending = yield* Effect.raceFirst(answered, keeper.ended);
+    const [line, complete] = text.split("\n");
+    if (line === undefined || complete === undefined) {
+      return yield* silentKeeper(`the keeper ended without an answer: ${ending}`);
+    }
     // Neither the child nor its pipes shall keep a process alive that has nothing else to do.
     child.unref();
-    for (const pipe of [child.stdin, child.stdout])
+    for (const pipe of [child.stdin, child.stdout]) {
       if ("unref" in pipe && typeof pipe.unref === "function") pipe.unref();
+    }
     const answer = yield* Effect.mapError(decodeOutput(line), () =>
       silentKeeper("the keeper's answer is not readable"),
     );
@@ -117,6 +127,13 @@ export const make = (options: Options = {}): Effect.Effect<Server, PostgresUnava
       provider,
       problem: "DATABASE_URL is not set",
       remedy: "Set it, or unset POSTGRES_PROVIDER",
+    });
+  }
+  if (provider === "testcontainers" && dataDirectory !== undefined) {
+    return new PostgresUnavailable({
+      provider,
+      problem: "a container keeps no data in a folder",
+      remedy: "Leave out dataDirectory, or force the provider embedded",
     });
   }
   return fromKeeper({ provider: provider ?? null, dataDirectory: dataDirectory ?? null, settings });

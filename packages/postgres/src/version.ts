@@ -7,18 +7,33 @@ import { PostgresUnavailable } from "./errors.js";
 
 const decodeVersion = S.decodeUnknownSync(S.Tuple(S.Struct({ version: S.String, number: S.Int })));
 
+/** For a server that accepts a connection and then says nothing. */
+const patience = { connectionTimeoutMillis: 10_000, query_timeout: 10_000 };
+
 /** The first error of several attempts at one connection (IPv6, then IPv4). */
 const reason = (error: unknown): string => {
   if (error instanceof AggregateError && error.errors.length > 0) return reason(error.errors[0]);
   return error instanceof Error ? error.message : String(error);
 };
 
-/** The server's version. Fails with `PostgresUnavailable` when it does not answer, refuses the login or is too old. */
+const isPostgresUrl = (url: string) => URL.canParse(url) && /^postgres(ql)?:$/.test(new URL(url).protocol);
+
+/** The server's version. Fails with `PostgresUnavailable` when it cannot be connected to, refuses the login or is too old. */
 export const requireVersion = (provider: string, url: Redacted.Redacted): Effect.Effect<string, PostgresUnavailable> =>
   Effect.gen(function* () {
+    // The driver takes anything for the name of a host. What is wrong is not repeated: it may hold a password.
+    if (!isPostgresUrl(Redacted.value(url))) {
+      return yield* new PostgresUnavailable({
+        provider,
+        problem: "the URL is not of the form postgres://user:password@host:port/database",
+        remedy: "Correct DATABASE_URL, and percent-encode special characters in user and password",
+      });
+    }
     const { number, version } = yield* Effect.tryPromise({
-      try: async () => {
-        const client = new pg.Client({ connectionString: Redacted.value(url), connectionTimeoutMillis: 10_000 });
+      try: async (signal) => {
+        const client = new pg.Client({ connectionString: Redacted.value(url), ...patience });
+        // Whoever is not waited for any more shall not keep the process.
+        signal.addEventListener("abort", () => void client.end().catch(() => undefined));
         // A connection that breaks while it is open is told by the query, not by an uncaught event.
         client.on("error", () => undefined);
         try {
@@ -34,7 +49,7 @@ export const requireVersion = (provider: string, url: Redacted.Redacted): Effect
       catch: (error) =>
         new PostgresUnavailable({
           provider,
-          problem: `the server does not answer: ${reason(error)}`,
+          problem: `cannot connect: ${reason(error)}`,
           remedy:
             provider === "url" ? "Check DATABASE_URL and that the server runs" : "Run it again, or set DATABASE_URL",
         }),
