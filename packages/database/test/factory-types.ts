@@ -1,6 +1,6 @@
 /**
  * What the compiler must accept and refuse about predicates, orders and patches. `tsc` checks it in `typecheck`;
- * `factory.test.ts` compiles it again without its expectations, and wants an error at each of them and nowhere else.
+ * `predicates.test.ts` compiles it again without its expectations, and wants an error at each of them and nowhere else.
  */
 import * as DateTime from "effect/DateTime";
 import * as Effect from "effect/Effect";
