@@ -342,17 +342,20 @@ layer(TestDatabase, { excludeTestServices: true })("the documents", (it) => {
       }
     });
 
-    it.scoped("portal-db prints what the guide shows", () =>
-      Effect.gen(function* () {
-        const url = yield* emptyDatabase;
-        let printed = "";
-        for (const command of ["migrate", "status", "check"]) {
-          printed += yield* succeed("node", ["packages/database/bin/portal-db.mjs", command], {
-            env: environment(url),
-          });
-        }
-        assert.strictEqual(timeless(printed), timeless(only("text portal-db").text));
-      }),
+    it.scoped(
+      "portal-db prints what the guide shows",
+      () =>
+        Effect.gen(function* () {
+          const url = yield* emptyDatabase;
+          let printed = "";
+          for (const command of ["migrate", "status", "check"]) {
+            printed += yield* succeed("node", ["packages/database/bin/portal-db.mjs", command], {
+              env: environment(url),
+            });
+          }
+          assert.strictEqual(timeless(printed), timeless(only("text portal-db").text));
+        }),
+      patience,
     );
 
     it.scoped(
@@ -498,15 +501,19 @@ layer(TestDatabase, { excludeTestServices: true })("the documents", (it) => {
   });
 
   describe("the reference tables", () => {
-    it("of errors names every exported error, its module, and nothing else", () => {
-      const foreign = new Set(["SqlError", "ConfigError"]);
-      const told = tableUnder(readme, "Errors").map(({ error = "", module = "" }) => [error, module] as const);
-      assert.deepStrictEqual(
-        new Map(told.filter(([error]) => !foreign.has(error)).sort()),
-        new Map([...exportedErrors()].sort()),
-      );
-      for (const row of tableUnder(readme, "Errors")) assert.notInclude(Object.values(row), "", row.error);
-    });
+    it(
+      "of errors names every exported error, its module, and nothing else",
+      () => {
+        const foreign = new Set(["SqlError", "ConfigError"]);
+        const told = tableUnder(readme, "Errors").map(({ error = "", module = "" }) => [error, module] as const);
+        assert.deepStrictEqual(
+          new Map(told.filter(([error]) => !foreign.has(error)).sort()),
+          new Map([...exportedErrors()].sort()),
+        );
+        for (const row of tableUnder(readme, "Errors")) assert.notInclude(Object.values(row), "", row.error);
+      },
+      patience,
+    );
 
     it.effect("of columns is what the database has", () =>
       Effect.gen(function* () {
