@@ -24,6 +24,7 @@ export default Effect.gen(function* () {
       detail jsonb,
       entry jsonb,
       undoes uuid,
+      user_id uuid GENERATED ALWAYS AS (COALESCE(entry ->> 'user_id', detail ->> 'user_id')::uuid) STORED,
       at timestamptz NOT NULL DEFAULT now(),
       CONSTRAINT job_dlq_events_kind_known CHECK (
         kind IN ('replayed', 'discarded', 'restored', 'erased', 'purged', 'expired', 'imported', 'viewed')),
@@ -40,6 +41,7 @@ export default Effect.gen(function* () {
     ["detail", "What belongs to the kind: the JSON diff of a replay with another payload, the counts of a purge"],
     ["entry", "The whole dead letter where it left the table; what restore brings back. NULL after an erasure"],
     ["undoes", "restored only: the event that it undid"],
+    ["user_id", "Whose data entry and detail hold; NULL with them after an erasure"],
   ]) {
     yield* sql.unsafe(`COMMENT ON COLUMN job_dlq_events.${column} IS '${comment}'`);
   }
@@ -59,6 +61,8 @@ export default Effect.gen(function* () {
   );
   // jobDlq.events: a tenant's ledger, newest first.
   yield* sql.unsafe(`CREATE INDEX idx_job_dlq_events_app ON job_dlq_events (app_id, id DESC)`);
+  // jobDlq.erase: what the ledger holds of one person.
+  yield* sql.unsafe(`CREATE INDEX idx_job_dlq_events_user ON job_dlq_events (user_id) WHERE user_id IS NOT NULL`);
   // jobDlq.retain: removed letters by age.
   yield* sql.unsafe(
     `CREATE INDEX idx_job_dlq_events_removed ON job_dlq_events (at) WHERE kind IN ('discarded', 'expired')`,

@@ -25,9 +25,11 @@ import {
 } from "./errors.js";
 import { limitOf, repo } from "./factory.js";
 import { makeDiscard } from "./job-dlq/discard.js";
+import { makeErasure } from "./job-dlq/erasure.js";
 import { makeLedger } from "./job-dlq/ledger.js";
 import { olderThan, placeOf } from "./job-dlq/place.js";
 import { makeReplay } from "./job-dlq/replay.js";
+import { makeRetention } from "./job-dlq/retention.js";
 import { App, Job, JobDlq, JobDlqReason, JobStatus } from "./models.js";
 import { refused, refusedWrite } from "./refusal.js";
 import { decodeCount, encoderOf, type Insert, rowsOf } from "./rows.js";
@@ -383,6 +385,8 @@ export const makeJobDlqRepo = Effect.gen(function* () {
     ...(yield* makeReplay),
     ...(yield* makeDiscard),
     ...(yield* makeLedger),
+    ...(yield* makeErasure),
+    ...(yield* makeRetention),
 
     /** The dead letter, if the scope sees it. Fails with `BadRow` when the stored row does not fit the model. */
     get: Effect.fn("jobDlq.get")(function* (id: string) {

@@ -78,7 +78,7 @@ export const makeReplay = Effect.gen(function* () {
       const isOverride = payload !== null;
       const newPayload = isOverride ? sql`${payload}::jsonb` : sql`c.payload`;
       const detail = isOverride
-        ? sql`jsonb_build_object('payload_diff', job_dlq_json_diff(r.payload, ${payload}::jsonb))`
+        ? sql`jsonb_strip_nulls(jsonb_build_object('user_id', r.user_id)) || jsonb_build_object('payload_diff', job_dlq_json_diff(r.payload, ${payload}::jsonb))`
         : sql`NULL::jsonb`;
       const due = delay === 0 ? sql`now()` : sql`now() + ${delay}::float8 * interval '1 millisecond'`;
 
@@ -111,7 +111,7 @@ export const makeReplay = Effect.gen(function* () {
             UPDATE job_dlq d SET replayed_at = now()
             FROM chosen c JOIN (SELECT id FROM revived UNION ALL SELECT id FROM remade) r ON r.id = c.original_job_id
             WHERE d.id = c.id AND d.replayed_at IS NULL
-            RETURNING d.id, d.app_id, d.original_job_id, d.payload),
+            RETURNING d.id, d.app_id, d.original_job_id, d.user_id, d.payload),
           ledger AS (
             INSERT INTO job_dlq_events (app_id, dlq_id, original_job_id, kind, actor, detail)
             SELECT r.app_id, r.id, r.original_job_id, 'replayed', ${actor}, ${detail} FROM replayed r)
