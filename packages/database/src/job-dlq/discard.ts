@@ -16,7 +16,7 @@ import { classify } from "../sql-state.js";
 import { withTransaction } from "../transaction.js";
 import { type BulkError, type BulkOptions, inBatches } from "./bulk.js";
 import type { JobDlqFilter } from "./filter.js";
-import { entryOf, letterColumns } from "./ledger.js";
+import { entryOf, letterColumns, letterOf } from "./ledger.js";
 import {
   askedIds,
   batchOf,
@@ -141,7 +141,7 @@ export const makeDiscard = Effect.gen(function* () {
         SELECT u.undoes AS id FROM job_dlq_events u JOIN asked ON u.undoes = asked.id),
       restored AS (
         INSERT INTO job_dlq (${letterColumns(sql)})
-        SELECT ${letterColumns(sql, "r")}
+        SELECT ${letterOf(sql)}
         FROM (SELECT DISTINCT ON (dlq_id) * FROM locked WHERE entry IS NOT NULL AND id NOT IN (SELECT id FROM undone) ORDER BY dlq_id, id DESC) e
         CROSS JOIN LATERAL jsonb_populate_record(NULL::job_dlq, e.entry) r
         ORDER BY r.id

@@ -10,14 +10,17 @@ import { JobDlq } from "../models.js";
 import { refused } from "../refusal.js";
 import { rowsOf } from "../rows.js";
 
-/** What a dead letter is made of, and what its copy in the ledger holds; the other columns are the database's own. */
-export const letterColumns = (sql: SqlClient.SqlClient, alias?: "r"): Fragment =>
-  sql.literal(
-    "id original_job_id app_id type payload error_reason attempts error_history dlq_at replayed_at request_id user_id updated_at"
-      .split(" ")
-      .map((name) => (alias === undefined ? name : `${alias}.${name}`))
-      .join(", "),
+const letterNames =
+  "id original_job_id app_id type payload error_reason attempts error_history dlq_at replayed_at request_id user_id updated_at".split(
+    " ",
   );
+
+/** What a dead letter is made of; the other columns are the database's own. */
+export const letterColumns = (sql: SqlClient.SqlClient): Fragment => sql.literal(letterNames.join(", "));
+
+/** The same from a record `r` that was read out of JSON, where a payload that is JSON null has become NULL. */
+export const letterOf = (sql: SqlClient.SqlClient): Fragment =>
+  sql.literal(letterNames.map((name) => (name === "payload" ? "COALESCE(r.payload, 'null')" : `r.${name}`)).join(", "));
 
 /** The whole row under `alias` as JSON, exact to the microsecond and to the last digit. */
 export const entryOf = (sql: SqlClient.SqlClient, alias: string): Fragment =>
