@@ -6,7 +6,6 @@
  */
 import * as SqlClient from "@effect/sql/SqlClient";
 import { SqlError } from "@effect/sql/SqlError";
-import type { Fragment } from "@effect/sql/Statement";
 import * as Effect from "effect/Effect";
 import * as S from "effect/Schema";
 import * as Stream from "effect/Stream";
@@ -18,11 +17,13 @@ import { type BulkError, type BulkOptions, inBatches } from "./bulk.js";
 import type { JobDlqFilter } from "./filter.js";
 import { entryOf, letterColumns, letterOf } from "./ledger.js";
 import {
+  type Asked,
+  askedBatch,
   askedIds,
   batchOf,
   checkPendingChange,
+  goneOutcome,
   isIds,
-  joinGone,
   lockPending,
   noProgress,
   type Progress,
@@ -82,7 +83,7 @@ export const makeDiscard = Effect.gen(function* () {
     Effect.gen(function* () {
       const actor = yield* actorOf(operation, options.actor);
       const reason = yield* reasonOf(operation, options.reason);
-      return (asked: Fragment) =>
+      return (asked: Asked) =>
         sql`
           WITH ${lockPending(sql, asked)},
           moved AS (
@@ -93,13 +94,16 @@ export const makeDiscard = Effect.gen(function* () {
             INSERT INTO job_dlq_events (app_id, dlq_id, original_job_id, kind, actor, reason, entry)
             SELECT m.app_id, m.id, m.original_job_id, 'discarded', ${actor}, ${reason}, ${entryOf(sql, "m")} FROM moved m
             RETURNING id, dlq_id)
-          SELECT a.id, a.at, e.id AS event_id,
+          SELECT a.id, a.at, a.event_id,
             CASE
-              WHEN e.id IS NOT NULL THEN 'discarded'
-              WHEN s.id IS NULL THEN COALESCE(gone.outcome, 'not found')
+              WHEN a.event_id IS NOT NULL THEN 'discarded'
+              WHEN a.id NOT IN (SELECT id FROM seen) THEN ${goneOutcome(sql)}
               ELSE 'already gone'
             END AS outcome
-          FROM asked a LEFT JOIN seen s USING (id) LEFT JOIN ledger e ON e.dlq_id = a.id ${joinGone(sql)}
+          FROM (
+            SELECT id, min(place) AS place, min(at) AS at, (array_agg(event_id) FILTER (WHERE event_id IS NOT NULL))[1] AS event_id
+            FROM (SELECT id, place, at, NULL::uuid AS event_id FROM asked UNION ALL SELECT dlq_id, NULL, NULL, id FROM ledger) t
+            GROUP BY id) a
           ORDER BY a.place`.pipe(refused(operation), Effect.flatMap(readBatch));
     });
 
@@ -113,7 +117,7 @@ export const makeDiscard = Effect.gen(function* () {
     Effect.gen(function* () {
       const discard = yield* change("jobDlq.discard", options);
       const checked = yield* checkPendingChange("jobDlq.discard", filter);
-      return inBatches(sql, "jobDlq.discard", checked, options, discard);
+      return inBatches(sql, "jobDlq.discard", checked, options, (asked) => discard(askedBatch(sql)(asked)));
     }).pipe(
       Stream.unwrap,
       Stream.mapAccum(noProgress<DiscardReceipt>(DiscardOutcome.literals), (before, receipts) => {

@@ -6,7 +6,6 @@
  * database, never decoded and encoded on the way.
  */
 import * as SqlClient from "@effect/sql/SqlClient";
-import type { Fragment } from "@effect/sql/Statement";
 import type * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as S from "effect/Schema";
@@ -17,11 +16,13 @@ import { type QueryError, refused } from "../refusal.js";
 import { type BulkError, type BulkOptions, inBatches } from "./bulk.js";
 import type { JobDlqFilter } from "./filter.js";
 import {
+  type Asked,
+  askedBatch,
   askedIds,
   batchOf,
   checkPendingChange,
+  goneOutcome,
   isIds,
-  joinGone,
   lockPending,
   noProgress,
   type Progress,
@@ -85,7 +86,7 @@ export const makeReplay = Effect.gen(function* () {
       // A job comes back in one of two ways, and neither touches a living job or another app's: a dead one is updated (its state
       // checked again after any wait), a purged one is inserted, where an id that is taken, visible or not, is left alone. ON
       // CONFLICT DO UPDATE would raise 42501 on another tenant's job.
-      return (asked: Fragment) =>
+      return (asked: Asked) =>
         sql`
           WITH ${lockPending(sql, asked)},
           chosen AS MATERIALIZED (
@@ -101,7 +102,7 @@ export const makeReplay = Effect.gen(function* () {
           remade AS (
             INSERT INTO jobs (id, app_id, user_id, request_id, type, payload, scheduled_at, replays)
             SELECT c.original_job_id, c.app_id, c.user_id, c.request_id, c.type, ${newPayload}, ${due},
-              1 + (SELECT count(*) FROM job_dlq e WHERE e.original_job_id = c.original_job_id AND e.replayed_at IS NOT NULL)
+              1 + (SELECT count(e.replayed_at) FROM job_dlq e WHERE e.original_job_id = c.original_job_id)
             FROM chosen c
             WHERE NOT EXISTS (SELECT FROM jobs j WHERE j.id = c.original_job_id)
             ORDER BY c.original_job_id
@@ -117,12 +118,12 @@ export const makeReplay = Effect.gen(function* () {
             SELECT r.app_id, r.id, r.original_job_id, 'replayed', ${actor}, ${detail} FROM replayed r)
           SELECT a.id, a.at,
             CASE
-              WHEN r.id IS NOT NULL THEN 'replayed'
-              WHEN s.id IS NULL THEN COALESCE(gone.outcome, 'not found')
-              WHEN l.id IS NULL THEN 'already gone'
+              WHEN a.id IN (SELECT id FROM replayed) THEN 'replayed'
+              WHEN a.id NOT IN (SELECT id FROM seen) THEN ${goneOutcome(sql)}
+              WHEN a.id NOT IN (SELECT id FROM locked) THEN 'already gone'
               ELSE 'job not dead'
             END AS outcome
-          FROM asked a LEFT JOIN seen s USING (id) LEFT JOIN locked l USING (id) LEFT JOIN replayed r USING (id) ${joinGone(sql)}
+          FROM asked a
           ORDER BY a.place`.pipe(refused(operation), Effect.flatMap(readBatch));
     });
 
@@ -136,7 +137,7 @@ export const makeReplay = Effect.gen(function* () {
     Effect.gen(function* () {
       const replay = yield* change(options);
       const checked = yield* checkPendingChange(operation, filter);
-      return inBatches(sql, operation, checked, options, replay);
+      return inBatches(sql, operation, checked, options, (asked) => replay(askedBatch(sql)(asked)));
     }).pipe(
       Stream.unwrap,
       Stream.mapAccum(noProgress<ReplayReceipt>(ReplayOutcome.literals), (before, receipts) => {
