@@ -88,7 +88,7 @@ layer(TestDatabase, { excludeTestServices: true })("every JSON value comes back 
             } else {
               const job = yield* db.jobs.enqueue(work(appId, { payload }));
               const dead = yield* db.jobs.deadLetter({ id: job.id, reason: "MaxRetries", error: "x" });
-              yield* db.jobDlq.replay([dead.id]);
+              yield* db.jobDlq.replay([dead.id], { actor: "test" });
               assert.deepStrictEqual(job.payload, expected);
               assert.deepStrictEqual(dead.payload, expected);
               assert.deepStrictEqual(Option.getOrThrow(yield* db.jobs.get(job.id)).payload, expected);
