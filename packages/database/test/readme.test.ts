@@ -14,8 +14,9 @@ import * as Redacted from "effect/Redacted";
 import ts from "typescript";
 import { inject } from "vitest";
 import * as Client from "../src/client.js";
+import { ReplayOutcome } from "../src/job-dlq/replay.js";
 import { JobDlqReason, JobStatus } from "../src/models.js";
-import { DatabaseService, ReplayOutcome } from "../src/repos.js";
+import { DatabaseService } from "../src/repos.js";
 import { databaseError } from "../src/sql-state.js";
 import { type Ended, root, run, succeed } from "./support/command.js";
 import { deadJob, newTenant, TestDatabase, TestUrl, urlAs } from "./support/database.js";
@@ -485,7 +486,7 @@ layer(TestDatabase, { excludeTestServices: true })("the documents", (it) => {
           const work = Effect.gen(function* () {
             const db = yield* DatabaseService;
             const dead = yield* deadJob(appId);
-            const [receipt] = yield* Client.tenant(appId)(db.jobDlq.replay([dead.id]));
+            const [receipt] = yield* Client.tenant(appId)(db.jobDlq.replay([dead.id], { actor: "test" }));
             return receipt?.outcome;
           });
           assert.strictEqual(yield* Effect.provide(work, as("app")), "replayed");
