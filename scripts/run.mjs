@@ -77,6 +77,11 @@ try {
   const installed = await install();
   process.exitCode = installed === 0 ? await command() : installed;
 } finally {
-  rmSync(temporary, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
+  try {
+    rmSync(temporary, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
+  } catch (error) {
+    console.error(`${temporary} could not be removed: ${error.message}`);
+    process.exitCode ||= 1;
+  }
 }
 process.exit();

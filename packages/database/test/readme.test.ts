@@ -162,7 +162,7 @@ const commands: ReadonlyArray<Runner> = [
     check: ([line, script = ""]) =>
       Effect.sync(() => {
         assert.property(scripts, script, line);
-        const [, own] = /^node scripts\/run\.mjs (\S+)$/.exec(scripts[script]) ?? [];
+        const [, own] = /^(?:exec )?node scripts\/run\.mjs (\S+)$/.exec(scripts[script]) ?? [];
         if (own !== undefined) assert.include(fs.readFileSync(join(root, "scripts/run.mjs"), "utf8"), own);
       }),
   },
@@ -597,12 +597,14 @@ layer(TestDatabase, { excludeTestServices: true })("the documents", (it) => {
           fs
             .readdirSync(join(root, folder), { recursive: true, encoding: "utf8" })
             .filter((_) => _.endsWith(".ts"))
-            .flatMap((file) => [
-              ...fs
-                .readFileSync(join(root, folder, file), "utf8")
-                .matchAll(/process\.env\.([A-Z_]+)|Config\.\w+\("([A-Z_]+)"\)/g),
-            ])
-            .map(([, direct, configured]) => direct ?? configured ?? ""),
+            .flatMap((file) => {
+              const text = fs.readFileSync(join(root, folder, file), "utf8");
+              const direct = [...text.matchAll(/process\.env\.([A-Z_]+)/g)];
+              const configured = text.includes('"effect/Config"')
+                ? [...text.matchAll(/"(PG[A-Z]+|[A-Z]+_[A-Z_]+)"/g)]
+                : [];
+              return [...direct, ...configured].map(([, name = ""]) => name);
+            }),
       );
       const told = tableUnder(readme, "Environment variables").map(({ variable }) => variable);
       for (const name of read) if (!surroundings.has(name)) assert.include(told, name);

@@ -67,6 +67,7 @@ export const startContainer = ({ settings }: Pick<KeeperInput, "settings">) =>
       catch: (error) => noContainer(`the image ${image} cannot be had: ${messageOf(error)}`),
     });
     const name = `portal-postgres-${randomBytes(8).toString("hex")}`;
+    let log = "";
     const { started } = yield* Effect.acquireRelease(
       Effect.promise(async () => {
         const { PostgreSqlContainer } = await import("@testcontainers/postgresql");
@@ -79,7 +80,14 @@ export const startContainer = ({ settings }: Pick<KeeperInput, "settings">) =>
           .withUsername("postgres")
           .withPassword(newPassword())
           .withDatabase("postgres")
-          .withCommand(["postgres", ...flags]);
+          .withCommand(["postgres", ...flags])
+          .withLogConsumer((stream) => {
+            stream
+              .on("data", (text) => {
+                log = `${log}${text}`.slice(-1000);
+              })
+              .on("error", () => undefined);
+          });
         const started = configured.start();
         // Told to whoever waits for it below, who may be gone before.
         started.catch(() => undefined);
@@ -120,7 +128,8 @@ export const startContainer = ({ settings }: Pick<KeeperInput, "settings">) =>
     );
     const container = yield* Effect.tryPromise({
       try: () => started,
-      catch: (error) => noContainer(`the container of ${image} did not start: ${messageOf(error)}`),
+      catch: (error) =>
+        noContainer(`the container of ${image} did not start: ${messageOf(error)}; it said: ${log.trim()}`),
     });
     return { provider: "testcontainers" as const, url: container.getConnectionUri() };
   });

@@ -15,11 +15,13 @@ import * as ConfigError from "effect/ConfigError";
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import * as Either from "effect/Either";
+import * as ExecutionStrategy from "effect/ExecutionStrategy";
+import * as Exit from "effect/Exit";
 import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
 import * as Redacted from "effect/Redacted";
 import * as S from "effect/Schema";
-import type * as Scope from "effect/Scope";
+import * as Scope from "effect/Scope";
 import { PostgresUnavailable, Provider } from "./errors.js";
 import * as Child from "./internal/child.js";
 import { type KeeperInput, KeeperOutput } from "./internal/protocol.js";
@@ -80,6 +82,13 @@ const startKeeper = (input: KeeperInput) =>
     ({ stdin }) => stdin.on("error", () => undefined),
   ).pipe(Effect.mapError(({ message }) => silentKeeper(`the keeper cannot be started: ${message}`)));
 
+/** What was acquired is released before a failure is told, not with the caller's scope, which may live on. */
+const nothingAfterFailure = <A, E>(effect: Effect.Effect<A, E, Scope.Scope>) =>
+  Effect.gen(function* () {
+    const scope = yield* Effect.flatMap(Effect.scope, (outer) => Scope.fork(outer, ExecutionStrategy.sequential));
+    return yield* Effect.onError(Scope.extend(effect, scope), (cause) => Scope.close(scope, Exit.failCause(cause)));
+  });
+
 const fromKeeper = (input: KeeperInput): Effect.Effect<Server, PostgresUnavailable, Scope.Scope> =>
   Effect.gen(function* () {
     const keeper = yield* Effect.acquireRelease(startKeeper(input), (started) =>
@@ -116,7 +125,7 @@ const fromKeeper = (input: KeeperInput): Effect.Effect<Server, PostgresUnavailab
     const url = Redacted.make(answer.url);
     const version = yield* requireVersion(answer.provider, url);
     return { url, provider: answer.provider, version };
-  });
+  }).pipe(nothingAfterFailure);
 
 /** Finds or starts a server; see the module. Fails with `PostgresUnavailable`, which says what to do. */
 export const make = (options: Options = {}): Effect.Effect<Server, PostgresUnavailable, Scope.Scope> => {

@@ -42,15 +42,17 @@ export const prepareData = (given: DataFolder): Effect.Effect<string, PostgresUn
     );
   });
 
-const unusable = ({ data, user }: DataFolder, problem: string) =>
+const unusable = ({ data, isKept, user }: DataFolder, problem: string) =>
   new PostgresUnavailable({
     provider: "embedded",
     problem: `the data folder ${data} cannot be used: ${problem}`,
-    remedy: Option.match(user, {
-      onNone: () => "Give a new or empty folder of your own, or one that was made here",
-      onSome: () =>
-        "Give a new or empty folder, or one that was made here, where the system user postgres reaches every folder above it",
-    }),
+    remedy: isKept
+      ? Option.match(user, {
+          onNone: () => "Give a new or empty folder of your own, or one that was made here",
+          onSome: () =>
+            "Give a new or empty folder, or one that was made here, where the system user postgres reaches every folder above it",
+        })
+      : "Set TMPDIR to a folder with room, or DATABASE_URL to a PostgreSQL 18",
   });
 
 const attempt = <A>(given: DataFolder, run: () => Promise<A>) =>
