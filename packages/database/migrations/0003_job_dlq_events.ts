@@ -153,6 +153,29 @@ export default Effect.gen(function* () {
     END
     $body$`);
 
+  // The same as in 0001, but for the order: a plain DELETE goes by place or by age, a replay by id, and they met in a deadlock.
+  yield* sql.unsafe(`
+    CREATE OR REPLACE FUNCTION purge_jobs(p_older_than_days INT DEFAULT 30) RETURNS INT
+    LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp
+    AS $body$
+    DECLARE
+      purged INT;
+    BEGIN
+      IF p_older_than_days IS NULL OR p_older_than_days < 0 THEN
+        RAISE EXCEPTION 'purge_jobs: p_older_than_days must be 0 or more, got %', COALESCE(p_older_than_days::text, 'NULL')
+          USING ERRCODE = 'invalid_parameter_value';
+      END IF;
+      -- Beyond a million days the subtraction leaves timestamptz's range; nothing is that old.
+      WITH old AS MATERIALIZED (
+        SELECT id FROM jobs WHERE completed_at < now() - make_interval(days => LEAST(p_older_than_days, 1000000))
+        ORDER BY id
+        FOR UPDATE)
+      DELETE FROM jobs j USING old WHERE j.id = old.id;
+      GET DIAGNOSTICS purged = ROW_COUNT;
+      RETURN purged;
+    END
+    $body$`);
+
   // The same signature and meaning as in 0002; from here on it leaves a receipt for each app.
   yield* sql.unsafe(`
     CREATE OR REPLACE FUNCTION purge_job_dlq(p_older_than_days INT DEFAULT 30) RETURNS INT
@@ -166,9 +189,14 @@ export default Effect.gen(function* () {
           USING ERRCODE = 'invalid_parameter_value';
       END IF;
       -- Beyond a million days the subtraction leaves timestamptz's range; nothing is that old.
-      WITH gone AS (
-        DELETE FROM job_dlq WHERE replayed_at < now() - make_interval(days => LEAST(p_older_than_days, 1000000))
-        RETURNING app_id, type, error_reason),
+      -- Locked in the order of everything that takes dead letters; a plain DELETE goes by place and met an erasure in a deadlock.
+      WITH old AS MATERIALIZED (
+        SELECT id FROM job_dlq WHERE replayed_at < now() - make_interval(days => LEAST(p_older_than_days, 1000000))
+        ORDER BY original_job_id, id
+        FOR UPDATE),
+      gone AS (
+        DELETE FROM job_dlq d USING old WHERE d.id = old.id
+        RETURNING d.app_id, d.type, d.error_reason),
       counted AS (
         SELECT app_id, type, error_reason, count(*)::int AS count FROM gone GROUP BY app_id, type, error_reason),
       receipts AS (

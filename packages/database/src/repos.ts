@@ -30,6 +30,7 @@ import { makeLedger } from "./job-dlq/ledger.js";
 import { olderThan, placeOf } from "./job-dlq/place.js";
 import { makeReplay } from "./job-dlq/replay.js";
 import { makeRetention } from "./job-dlq/retention.js";
+import { makeTransfer } from "./job-dlq/transfer.js";
 import { App, Job, JobDlq, JobDlqReason, JobStatus } from "./models.js";
 import { refused, refusedWrite } from "./refusal.js";
 import { decodeCount, encoderOf, type Insert, rowsOf } from "./rows.js";
@@ -387,6 +388,7 @@ export const makeJobDlqRepo = Effect.gen(function* () {
     ...(yield* makeLedger),
     ...(yield* makeErasure),
     ...(yield* makeRetention),
+    ...(yield* makeTransfer),
 
     /** The dead letter, if the scope sees it. Fails with `BadRow` when the stored row does not fit the model. */
     get: Effect.fn("jobDlq.get")(function* (id: string) {

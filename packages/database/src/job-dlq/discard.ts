@@ -170,6 +170,9 @@ export const makeDiscard = Effect.gen(function* () {
       FROM asked a LEFT JOIN locked l USING (id) LEFT JOIN used USING (id)
       ORDER BY a.place`;
 
+  const restored = (ids: ReadonlyArray<string>, actor: string, reason: string | null) =>
+    Effect.flatMap(restoreOnce(ids, actor, reason), (rows) => Effect.orDie(readRestored(rows)));
+
   const isUsed = (error: unknown) => error instanceof SqlError && classify(error) === "Unique";
 
   /**
@@ -185,12 +188,16 @@ export const makeDiscard = Effect.gen(function* () {
     const reason = options.reason === undefined ? null : yield* reasonOf(operation, options.reason);
     yield* idsOf(operation, eventIds);
     if (eventIds.length === 0) return [];
+    // Who waited for another caller finds the letter in the table, and sees only at a second look who brought it there.
+    const both = Effect.gen(function* () {
+      const receipts = yield* restored(eventIds, actor, reason);
+      const taken = receipts.filter(({ outcome }) => outcome === "id exists").map(({ eventId }) => eventId);
+      if (taken.length === 0) return receipts;
+      const again = new Map((yield* restored(taken, actor, reason)).map((receipt) => [receipt.eventId, receipt]));
+      return receipts.map((receipt) => again.get(receipt.eventId) ?? receipt);
+    });
     // A savepoint of its own inside a caller's transaction, so that losing the race costs this statement only.
-    const rows = yield* withTransaction(sql)(restoreOnce(eventIds, actor, reason)).pipe(
-      Effect.retry({ while: isUsed, times: 5 }),
-      refused(operation),
-    );
-    return yield* Effect.orDie(readRestored(rows));
+    return yield* withTransaction(sql)(both).pipe(Effect.retry({ while: isUsed, times: 5 }), refused(operation));
   });
 
   return { discard, restore };

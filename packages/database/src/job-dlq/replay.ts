@@ -83,7 +83,9 @@ export const makeReplay = Effect.gen(function* () {
         : sql`NULL::jsonb`;
       const due = delay === 0 ? sql`now()` : sql`now() + ${delay}::float8 * interval '1 millisecond'`;
 
-      // A job comes back in one of two ways, and neither touches a living job or another app's: a dead one is updated (its state
+      // The jobs are locked first, in the order of their ids: two replays of different letters of the same jobs, and an erasure or
+      // a purge of jobs beside one, would otherwise wait for each other in a circle, because the planner orders the update as it
+      // likes. A job comes back in one of two ways, and neither touches a living job or another app's: a dead one is updated (its state
       // checked again after any wait), a purged one is inserted, where an id that is taken, visible or not, is left alone. ON
       // CONFLICT DO UPDATE would raise 42501 on another tenant's job.
       return (asked: Asked) =>
@@ -91,20 +93,24 @@ export const makeReplay = Effect.gen(function* () {
           WITH ${lockPending(sql, asked)},
           chosen AS MATERIALIZED (
             SELECT DISTINCT ON (original_job_id) * FROM locked ORDER BY original_job_id, dlq_at DESC, id DESC),
+          held AS MATERIALIZED (
+            SELECT j.id FROM jobs j WHERE j.id IN (SELECT original_job_id FROM chosen)
+            ORDER BY j.id
+            FOR UPDATE OF j),
           revived AS (
             UPDATE jobs j
             SET status = 'pending', attempts = 0, error_history = '[]', payload = ${newPayload}, scheduled_at = ${due},
               started_at = NULL, completed_at = NULL, locked_by = NULL, locked_until = NULL, fence = nextval('job_fence'),
               replays = j.replays + 1
             FROM chosen c
-            WHERE j.id = c.original_job_id AND j.app_id = c.app_id AND j.status = 'dead'
+            WHERE j.id = c.original_job_id AND j.app_id = c.app_id AND j.status = 'dead' AND (SELECT count(*) FROM held) > 0
             RETURNING j.id),
           remade AS (
             INSERT INTO jobs (id, app_id, user_id, request_id, type, payload, scheduled_at, replays)
             SELECT c.original_job_id, c.app_id, c.user_id, c.request_id, c.type, ${newPayload}, ${due},
               1 + (SELECT count(e.replayed_at) FROM job_dlq e WHERE e.original_job_id = c.original_job_id)
             FROM chosen c
-            WHERE NOT EXISTS (SELECT FROM jobs j WHERE j.id = c.original_job_id)
+            WHERE c.original_job_id NOT IN (SELECT id FROM held)
             ORDER BY c.original_job_id
             ON CONFLICT (id) DO NOTHING
             RETURNING id),

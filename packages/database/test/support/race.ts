@@ -1,0 +1,471 @@
+/**
+ * A tenant's queue with dead letters in every state, callers who contend for them, and the judge of what they say they did.
+ *
+ * What a caller does is drawn from its own seeded generator, so a round does the same again; who is faster is not drawn.
+ */
+import { randomUUID } from "node:crypto";
+import * as SqlClient from "@effect/sql/SqlClient";
+import { assert } from "@effect/vitest";
+import * as Chunk from "effect/Chunk";
+import * as Effect from "effect/Effect";
+import * as Option from "effect/Option";
+import * as Random from "effect/Random";
+import * as S from "effect/Schema";
+import * as Stream from "effect/Stream";
+import * as Client from "../../src/client.js";
+import type { DiscardReceipt, RestoreReceipt } from "../../src/job-dlq/discard.js";
+import type { ErasureReceipt } from "../../src/job-dlq/erasure.js";
+import type { ReplayReceipt } from "../../src/job-dlq/replay.js";
+import type { RetentionReceipt } from "../../src/job-dlq/retention.js";
+import { DatabaseService } from "../../src/repos.js";
+import { balance, eachOnce } from "./balance.js";
+import { letter, newTenant, work } from "./database.js";
+
+// --- the queue ---------------------------------------------------------------
+
+export interface Queue {
+  readonly appId: string;
+  /** A person whose data is in many of the letters and jobs, and a text that is in their payloads and errors only. */
+  readonly userId: string;
+  readonly canary: string;
+  /** All types begin with it, so that a filter reaches this queue only, in the system scope too. */
+  readonly prefix: string;
+  /** Every dead letter, whatever became of it. */
+  readonly letters: ReadonlyArray<{
+    readonly id: string;
+    readonly originalJobId: string;
+    readonly isMine: boolean;
+    /** No other letter is of the same job. */
+    readonly isSingle: boolean;
+  }>;
+  /** The events that `restore` takes. */
+  readonly events: ReadonlyArray<string>;
+  /** Jobs of that person which a runner has. */
+  readonly running: ReadonlyArray<string>;
+  readonly inserted: number;
+  readonly submitted: number;
+  readonly purgedJobs: ReadonlySet<string>;
+}
+
+const eventIds = S.decodeUnknown(S.Array(S.Struct({ id: S.String })));
+
+/** Letters of dead, purged, running and living jobs, two of one job, replayed, discarded, expired and old ones. */
+export const newQueue = Effect.gen(function* () {
+  const db = yield* DatabaseService;
+  const sql = yield* SqlClient.SqlClient;
+  const appId = yield* newTenant;
+  const userId = randomUUID();
+  const canary = `canary-${randomUUID()}`;
+  const prefix = `race.${appId}.`;
+  const letters: Array<Queue["letters"][number]> = [];
+  let submitted = 0;
+  const submit = (type: string, isMine: boolean) => {
+    submitted++;
+    return db.jobs.enqueue({
+      ...work(appId, { type: `${prefix}${type}`, payload: isMine ? { canary } : { to: "a@example.com" } }),
+      userId: isMine ? Option.some(userId) : Option.none(),
+      requestId: Option.some(randomUUID()),
+    });
+  };
+  const dead = (type: string, isMine: boolean) =>
+    Effect.gen(function* () {
+      const job = yield* submit(type, isMine);
+      const error = isMine ? `Error: ${canary}` : "Error: no route";
+      const made = yield* db.jobs.deadLetter({ id: job.id, reason: "MaxRetries", error });
+      letters.push({ id: made.id, originalJobId: job.id, isMine, isSingle: true });
+      return made;
+    });
+  const aged = (ids: ReadonlyArray<string>) => sql`
+    UPDATE job_dlq SET dlq_at = now() - interval '3 days' WHERE id = ANY (${ids}::uuid[])`;
+  const insertFor = (originalJobId: string, type: string) =>
+    Effect.gen(function* () {
+      const made = yield* db.jobDlq.insert(
+        letter(appId, {
+          originalJobId,
+          type: `${prefix}${type}`,
+          payload: { canary },
+          userId: Option.some(userId),
+          errorHistory: [{ error: canary, timestamp: 1_790_000_000_000 }],
+        }),
+      );
+      letters.push({ id: made.id, originalJobId, isMine: true, isSingle: false });
+    });
+
+  return yield* Client.tenant(appId)(
+    Effect.gen(function* () {
+      const running: Array<string> = [];
+      for (let i = 0; i < 3; i++) running.push((yield* submit("running", true)).id);
+      yield* db.jobs.claim({ runner: "r", lease: "1 hour" });
+      yield* insertFor(running.pop() ?? "", "alive");
+
+      const expired = yield* Effect.forEach([true, false], (isMine) => dead("expired", isMine));
+      yield* aged(expired.map(({ id }) => id));
+      yield* db.jobDlq.retain({ pending: 1 }, { actor: "setup" });
+      const old = yield* Effect.forEach([true, false], (isMine) => dead("old", isMine));
+      yield* aged(old.map(({ id }) => id));
+
+      const discarded = yield* Effect.forEach([true, true, false], (isMine) => dead("discarded", isMine));
+      yield* db.jobDlq.discard(
+        discarded.map(({ id }) => id),
+        { actor: "setup", reason: "not needed" },
+      );
+      for (const isMine of [true, true, false]) {
+        const { id } = yield* dead("replayed", isMine);
+        yield* db.jobDlq.replay([id], { actor: "setup", ...(isMine ? { payload: { canary, fixed: true } } : {}) });
+      }
+      for (const isMine of [true, false, true, false]) yield* dead("dead", isMine);
+      const twice = yield* dead("twice", true);
+      letters[letters.length - 1] = { id: twice.id, originalJobId: twice.originalJobId, isMine: true, isSingle: false };
+      yield* insertFor(twice.originalJobId, "twice");
+      const purged = yield* Effect.forEach([true, false], (isMine) => dead("purged", isMine));
+      const purgedJobs = purged.map(({ originalJobId }) => originalJobId);
+      yield* sql`DELETE FROM jobs WHERE id = ANY (${purgedJobs}::uuid[])`;
+
+      const removals = yield* sql`
+        SELECT id FROM job_dlq_events WHERE app_id = ${appId} AND kind IN ('discarded', 'expired')`;
+      const events = (yield* Effect.orDie(eventIds(removals))).map(({ id }) => id);
+      const queue: Queue = {
+        appId,
+        userId,
+        canary,
+        prefix,
+        letters,
+        events,
+        running,
+        inserted: letters.length,
+        submitted,
+        purgedJobs: new Set(purgedJobs),
+      };
+      return queue;
+    }),
+  );
+});
+
+// --- who contends for it -----------------------------------------------------
+
+/** What one caller was told, and what it put in. */
+export interface Claim {
+  readonly replayed?: ReadonlyArray<ReplayReceipt>;
+  readonly discarded?: ReadonlyArray<DiscardReceipt>;
+  readonly restored?: ReadonlyArray<RestoreReceipt>;
+  readonly erased?: ErasureReceipt;
+  readonly retained?: RetentionReceipt;
+  readonly purged?: number;
+  readonly inserted?: number;
+  readonly purgedJobs?: number;
+}
+
+export type Contender = (
+  queue: Queue,
+  actor: string,
+) => Effect.Effect<Claim, unknown, DatabaseService | SqlClient.SqlClient>;
+
+const some = (ids: ReadonlyArray<string>) =>
+  Effect.gen(function* () {
+    const shuffled = Chunk.toReadonlyArray(yield* Random.shuffle(ids));
+    return shuffled.slice(0, yield* Random.nextIntBetween(1, ids.length + 1));
+  });
+
+const someLetters = (queue: Queue) => some(queue.letters.map(({ id }) => id));
+
+/** The tenant's scope or the one over all, as it comes. */
+const scopeOf = (queue: Queue) =>
+  Effect.map(Random.nextBoolean, (isSystem) =>
+    isSystem ? ({ _tag: "system" } as const) : ({ _tag: "tenant", appId: queue.appId } as const),
+  );
+const inScopeOf =
+  (scope: Client.DataScope) =>
+  <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+    scope._tag === "system" ? Client.system(effect) : Client.tenant(scope.appId)(effect);
+
+/** Bulk options with batches so small that others get in between. */
+const bulkOf = (queue: Queue) =>
+  Effect.gen(function* () {
+    return { scope: yield* scopeOf(queue), batchSize: yield* Random.nextIntBetween(1, 5) };
+  });
+const filterOf = (queue: Queue) =>
+  Effect.gen(function* () {
+    return (yield* Random.nextBoolean) ? { type: { prefix: queue.prefix } } : { ids: yield* someLetters(queue) };
+  });
+const receiptsOf = <A, E, R>(stream: Stream.Stream<{ readonly receipts: ReadonlyArray<A> }, E, R>) =>
+  Effect.map(Stream.runCollect(stream), (all) => Chunk.toReadonlyArray(all).flatMap(({ receipts }) => receipts));
+
+const retain = (policy: { replayed?: number; pending?: number; discarded?: number }): Contender =>
+  Effect.fnUntraced(function* (queue, actor) {
+    const db = yield* DatabaseService;
+    const scope = policy.discarded === undefined ? yield* scopeOf(queue) : ({ _tag: "system" } as const);
+    const batchSize = yield* Random.nextIntBetween(1, 5);
+    return { retained: yield* db.jobDlq.retain(policy, { actor, scope, batchSize }) };
+  });
+
+export const contenders = {
+  "replay by ids": Effect.fnUntraced(function* (queue, actor) {
+    const db = yield* DatabaseService;
+    const scope = yield* scopeOf(queue);
+    // A payload of one's own leaves a difference in the ledger, which an erasure has to find.
+    const isOverride = yield* Random.nextBoolean;
+    const ids = yield* isOverride ? some(queue.letters.filter((_) => _.isMine).map((_) => _.id)) : someLetters(queue);
+    const options = isOverride ? { actor, payload: { canary: queue.canary, again: true } } : { actor };
+    return { replayed: yield* inScopeOf(scope)(db.jobDlq.replay(ids, options)) };
+  }),
+  "replay by filter": Effect.fnUntraced(function* (queue, actor) {
+    const db = yield* DatabaseService;
+    const options = { actor, ...(yield* bulkOf(queue)) };
+    return { replayed: yield* receiptsOf(db.jobDlq.replay(yield* filterOf(queue), options)) };
+  }),
+  "discard by ids": Effect.fnUntraced(function* (queue, actor) {
+    const db = yield* DatabaseService;
+    const ids = yield* someLetters(queue);
+    const scope = yield* scopeOf(queue);
+    return { discarded: yield* inScopeOf(scope)(db.jobDlq.discard(ids, { actor, reason: "race" })) };
+  }),
+  "discard by filter": Effect.fnUntraced(function* (queue, actor) {
+    const db = yield* DatabaseService;
+    const options = { actor, reason: "race", ...(yield* bulkOf(queue)) };
+    return { discarded: yield* receiptsOf(db.jobDlq.discard(yield* filterOf(queue), options)) };
+  }),
+  restore: Effect.fnUntraced(function* (queue, actor) {
+    const db = yield* DatabaseService;
+    const ids = yield* some(queue.events);
+    const scope = yield* scopeOf(queue);
+    return { restored: yield* inScopeOf(scope)(db.jobDlq.restore(ids, { actor })) };
+  }),
+  "erase a person": Effect.fnUntraced(function* (queue, actor) {
+    const db = yield* DatabaseService;
+    const scope = yield* scopeOf(queue);
+    return { erased: yield* inScopeOf(scope)(db.jobDlq.erase({ userId: queue.userId }, { actor })) };
+  }),
+  "erase by filter": Effect.fnUntraced(function* (queue, actor) {
+    const db = yield* DatabaseService;
+    const scope = yield* scopeOf(queue);
+    const filter = yield* filterOf(queue);
+    return { erased: yield* inScopeOf(scope)(db.jobDlq.erase(filter, { actor })) };
+  }),
+  "retain replayed": retain({ replayed: 0 }),
+  "retain pending": retain({ pending: 1 }),
+  "retain discarded": retain({ discarded: 0 }),
+  purge_job_dlq: Effect.fnUntraced(function* (queue, actor) {
+    const db = yield* DatabaseService;
+    return { purged: yield* Client.tenant(queue.appId)(db.jobDlq.purge(0, { actor })) };
+  }),
+  purge_jobs: Effect.fnUntraced(function* (queue) {
+    const db = yield* DatabaseService;
+    return { purgedJobs: yield* Client.tenant(queue.appId)(db.jobs.purge(0)) };
+  }),
+  insert: Effect.fnUntraced(function* (queue) {
+    const db = yield* DatabaseService;
+    const entries = Array.from({ length: yield* Random.nextIntBetween(1, 6) }, () =>
+      letter(queue.appId, { type: `${queue.prefix}new` }),
+    );
+    return { inserted: yield* Client.tenant(queue.appId)(db.jobDlq.insertMany(entries)) };
+  }),
+  "dead-letter": Effect.fnUntraced(function* (queue) {
+    const db = yield* DatabaseService;
+    let inserted = 0;
+    for (const id of queue.running) {
+      const error = `Error: ${queue.canary}`;
+      yield* Client.tenant(queue.appId)(db.jobs.deadLetter({ id, reason: "MaxRetries", error })).pipe(
+        Effect.zipRight(Effect.sync(() => inserted++)),
+        // Erased first: its runner is told that it does not hold the job any more.
+        Effect.catchTag("JobNotHeld", () => Effect.void),
+      );
+    }
+    return { inserted };
+  }),
+} satisfies Record<string, Contender>;
+export type ContenderName = keyof typeof contenders;
+
+// --- what happened -----------------------------------------------------------
+
+const Event = S.Struct({
+  id: S.String,
+  kind: S.String,
+  dlqId: S.NullOr(S.String),
+  actor: S.String,
+  undoes: S.NullOr(S.String),
+  source: S.NullOr(S.String),
+  count: S.NullOr(S.Int),
+});
+const decodeEvents = S.decodeUnknown(S.Array(Event));
+const decodeJobs = S.decodeUnknown(S.Array(S.Struct({ id: S.String, status: S.String, isEmpty: S.Boolean })));
+
+const sorted = (ids: Iterable<string | null>) => [...ids].map(String).sort();
+
+/** Every row of every table that holds one of the texts somewhere, whoever's it is. As the login, past every policy. */
+export const traces = (texts: ReadonlyArray<string>) =>
+  Effect.gen(function* () {
+    const sql = yield* SqlClient.SqlClient;
+    const tables = yield* sql`SELECT tablename FROM pg_tables WHERE schemaname = 'public'`;
+    const found: Array<string> = [];
+    for (const { tablename } of tables) {
+      const table = String(tablename);
+      const rows = yield* sql`
+        SELECT t::text AS row FROM ${sql(table)} t WHERE ${sql.or(texts.map((text) => sql`strpos(t::text, ${text}) > 0`))}`;
+      for (const { row } of rows) found.push(`${table}: ${row}`);
+    }
+    return found;
+  });
+
+/** Holds what each caller was told against the ledger, and the whole against the equations. */
+export const judge = (
+  queue: Queue,
+  results: ReadonlyArray<{ readonly name: ContenderName; readonly actor: string; readonly claim: Claim }>,
+) =>
+  Effect.gen(function* () {
+    const sql = yield* SqlClient.SqlClient;
+    const actors = results.map(({ actor }) => actor);
+    const names = new Set(results.map(({ name }) => name));
+    const columns = sql`
+      SELECT id, kind, dlq_id, actor, undoes, detail ->> 'source' AS source, (detail ->> 'count')::int AS count FROM job_dlq_events`;
+    const own = yield* Effect.orDie(
+      Effect.flatMap(sql`${columns} WHERE actor = ANY (${actors}::text[])`, decodeEvents),
+    );
+    const all = yield* Effect.orDie(Effect.flatMap(sql`${columns} WHERE app_id = ${queue.appId}`, decodeEvents));
+    const jobs = yield* Effect.orDie(
+      Effect.flatMap(
+        sql`SELECT id, status, payload = 'null' AND user_id IS NULL AS is_empty FROM jobs WHERE app_id = ${queue.appId}`,
+        decodeJobs,
+      ),
+    );
+    const jobById = new Map(jobs.map((job) => [job.id, job]));
+    const replayedRows = yield* sql`SELECT id FROM job_dlq WHERE app_id = ${queue.appId} AND replayed_at IS NOT NULL`;
+    const goneOrReplayed = new Set([
+      ...replayedRows.map(({ id }) => String(id)),
+      ...all
+        .filter(({ kind }) => ["replayed", "discarded", "expired", "erased"].includes(kind))
+        .map(({ dlqId }) => dlqId),
+    ]);
+    const erased = new Set(all.filter(({ kind }) => kind === "erased").map(({ dlqId }) => dlqId));
+    const undone = new Set(all.map(({ undoes }) => undoes));
+    // Retention of what was discarded takes events away, purges take letters without a line for each.
+    const keepsEvents = !names.has("retain discarded");
+    const keepsLetters = keepsEvents && !names.has("purge_job_dlq") && !names.has("retain replayed");
+
+    for (const { actor, claim, name } of results) {
+      const mine = own.filter((event) => event.actor === actor);
+      const kind = (...kinds: ReadonlyArray<string>) => mine.filter((event) => kinds.includes(event.kind));
+      const sum = (source: string) =>
+        kind("purged").reduce((total, event) => total + (event.source === source ? (event.count ?? 0) : 0), 0);
+      const told = (outcome: string) =>
+        [...(claim.replayed ?? []), ...(claim.discarded ?? [])].filter((receipt) => receipt.outcome === outcome);
+
+      const replayed = (claim.replayed ?? []).filter(({ outcome }) => outcome === "replayed");
+      assert.deepStrictEqual(
+        sorted(replayed.map(({ id }) => id)),
+        sorted(kind("replayed").map(({ dlqId }) => dlqId)),
+        `${name}: receipts and ledger disagree about what was replayed`,
+      );
+      const discarded = (claim.discarded ?? []).filter(({ outcome }) => outcome === "discarded");
+      const discardedTold = sorted(discarded.map(({ eventId, id }) => `${eventId} of ${id}`));
+      const discardedDone = sorted(kind("discarded").map(({ dlqId, id }) => `${id} of ${dlqId}`));
+      const restoredTold = sorted(
+        (claim.restored ?? []).filter(({ outcome }) => outcome === "restored").map(({ eventId }) => eventId),
+      );
+      const restoredDone = sorted(kind("restored").map(({ undoes }) => undoes));
+      if (keepsEvents) {
+        assert.deepStrictEqual(discardedTold, discardedDone, `${name}: receipts and ledger disagree about discarded`);
+        assert.deepStrictEqual(restoredTold, restoredDone, `${name}: receipts and ledger disagree about restored`);
+      } else {
+        for (const done of discardedDone) assert.include(discardedTold, done);
+        for (const done of restoredDone) assert.include(restoredTold, done);
+      }
+
+      for (const { id } of keepsLetters ? told("already gone") : []) {
+        assert.isTrue(goneOrReplayed.has(id), `${name}: ${id} is said to be gone, and is not`);
+      }
+      for (const { id } of told("erased"))
+        assert.isTrue(erased.has(id), `${name}: ${id} is said to be erased, and is not`);
+      if (keepsLetters) assert.deepStrictEqual(told("not found"), [], `${name} did not find a letter`);
+      for (const { id } of told("replayed")) {
+        const job = jobById.get(queue.letters.find((each) => each.id === id)?.originalJobId ?? "");
+        // Cancelled is what an erasure after it makes of it. Nothing here runs a job that came back.
+        assert.include(
+          erased.has(id) ? ["cancelled"] : ["pending", "cancelled"],
+          job?.status,
+          `${name}: the job of ${id}`,
+        );
+      }
+      if (!names.has("dead-letter") && !names.has("purge_jobs")) {
+        for (const receipt of claim.replayed ?? []) {
+          if (receipt.outcome !== "job not dead") continue;
+          const jobId = queue.letters.find(({ id }) => id === receipt.id)?.originalJobId ?? "";
+          const status = jobById.get(jobId)?.status;
+          assert.include(["pending", "processing", "cancelled"], status, `${name}: ${receipt.id}: job not dead`);
+        }
+      }
+
+      for (const receipt of claim.restored ?? []) {
+        assert.notStrictEqual(receipt.outcome, "id exists", `${name}: ${receipt.eventId}`);
+        if (keepsEvents) assert.notStrictEqual(receipt.outcome, "not found", `${name}: ${receipt.eventId}`);
+        if (keepsEvents && receipt.outcome === "already restored") assert.isTrue(undone.has(receipt.eventId));
+        if (receipt.outcome === "erased") assert.isTrue(erased.has(receipt.id));
+      }
+      assert.strictEqual(
+        claim.erased?.letters ?? 0,
+        kind("erased").filter(({ source }) => source === "table").length,
+        `${name}: letters erased`,
+      );
+      assert.strictEqual(
+        claim.erased?.copies ?? 0,
+        kind("erased").filter(({ source }) => source === "ledger").length,
+        `${name}: copies erased`,
+      );
+      assert.strictEqual(
+        (claim.purged ?? 0) + (claim.retained?.replayed ?? 0),
+        sum("replayed"),
+        `${name}: replayed purged`,
+      );
+      if (keepsEvents) assert.strictEqual(claim.retained?.pending ?? 0, kind("expired").length, `${name}: expired`);
+    }
+
+    // Nothing cancels a job but an erasure, which counts them.
+    const cancelled = results.reduce((total, { claim }) => total + (claim.erased?.jobsCancelled ?? 0), 0);
+    if (!names.has("purge_jobs")) {
+      assert.strictEqual(jobs.filter(({ status }) => status === "cancelled").length, cancelled, "jobs cancelled");
+    }
+    for (const { id, isSingle, originalJobId } of queue.letters) {
+      if (!erased.has(id) || !isSingle) continue;
+      const job = jobById.get(originalJobId);
+      if (job !== undefined) assert.isTrue(job.isEmpty, `the job ${originalJobId} of an erased letter has a payload`);
+    }
+    if (names.has("erase a person")) assert.deepStrictEqual(yield* traces([queue.userId, queue.canary]), []);
+
+    const receipts = results.flatMap(({ claim }) => claim.replayed ?? []);
+    const remade = receipts.filter(
+      ({ id, outcome }) =>
+        outcome === "replayed" &&
+        queue.letters.some((each) => each.id === id && queue.purgedJobs.has(each.originalJobId)),
+    ).length;
+    const total = (field: "inserted" | "purgedJobs") =>
+      results.reduce((sum, { claim }) => sum + (claim[field] ?? 0), 0);
+    yield* eachOnce(queue.appId);
+    yield* balance({
+      appId: queue.appId,
+      inserted: queue.inserted + total("inserted"),
+      submitted: queue.submitted,
+      purgedJobs: names.has("purge_jobs")
+        ? queue.submitted - jobs.length
+        : queue.purgedJobs.size - remade + total("purgedJobs"),
+    });
+  });
+
+/** One round: the contenders at once, each on a connection of its own, then the judge. */
+export const round = (names: ReadonlyArray<ContenderName>, seed: string) =>
+  Effect.gen(function* () {
+    const sql = yield* SqlClient.SqlClient;
+    const queue = yield* newQueue;
+    const results = yield* Effect.forEach(
+      names,
+      (name, place) =>
+        Effect.gen(function* () {
+          const actor = `${name} ${place} ${queue.appId}`;
+          // A head start of none to three round trips.
+          yield* Effect.replicateEffect(sql`SELECT`, yield* Random.nextIntBetween(0, 4));
+          const run: Contender = contenders[name];
+          return { name, actor, claim: yield* run(queue, actor) };
+        }).pipe(Effect.withRandom(Random.make(`${seed}/${place}`))),
+      { concurrency: "unbounded" },
+    );
+    yield* judge(queue, results);
+    return results;
+  }).pipe(Effect.tapErrorCause(() => Effect.sync(() => console.log(`failed: ${names.join(" × ")}, round ${seed}`))));
