@@ -289,6 +289,8 @@ layer(TestDatabase, { excludeTestServices: true })("the documents", (it) => {
           // The program is what main imports, directly or not; a file beside it would not be run.
           const own = program.getSourceFiles().filter(({ fileName }) => fileName.includes("/artifacts/guide-"));
           assert.strictEqual(own.length, files.length + 1);
+          // Written as the code is written.
+          yield* succeed(join(root, "node_modules/.bin/biome"), ["check", "--vcs-enabled=false", folder]);
         }),
       patience,
     );

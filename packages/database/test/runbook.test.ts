@@ -85,7 +85,8 @@ layer(TestDatabase, { excludeTestServices: true })("the runbook", (it) => {
         /^mail\.fill: 4 pending, oldest \d+ s, 4 today, replays that worked: none yet$/,
       );
       const cause = (yield* causes).find(({ line }) => line.includes("mail.fill"));
-      assert.strictEqual(cause?.line, "4 × mail.fill MaxRetries in 2 tenants: connect ECONNREFUSED 10.0.0.9:5432");
+      assert.isDefined(cause);
+      assert.strictEqual(cause.line, "4 × mail.fill MaxRetries in 2 tenants: connect ECONNREFUSED 10.0.0.9:5432");
       assert.strictEqual(cause.newestId, last.id);
       assert.strictEqual((yield* replayCause(cause.fingerprint, actor)).replayed, 4);
       yield* complete(b);
