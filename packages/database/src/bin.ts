@@ -15,8 +15,10 @@ const { version } = createRequire(import.meta.url)("@parametric-portal/database/
 // The command prints its own lines and reasons. The exit code is 1 for everything but success: wrong usage and a signal included,
 // after which a deploy must not go on. Warnings, such as that it waits, go to stderr.
 Command.run(command, { name: "portal-db", version })(process.argv).pipe(
-  Effect.provide(NodeContext.layer),
-  Effect.provide(Logger.replace(Logger.defaultLogger, Logger.withConsoleError(Logger.logfmtLogger))),
+  Effect.provide([
+    NodeContext.layer,
+    Logger.replace(Logger.defaultLogger, Logger.withConsoleError(Logger.logfmtLogger)),
+  ]),
   Logger.withMinimumLogLevel(LogLevel.Warning),
   NodeRuntime.runMain({
     disableErrorReporting: true,

@@ -4,6 +4,7 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import { inspect } from "node:util";
 import * as SqlClient from "@effect/sql/SqlClient";
+import { SqlError } from "@effect/sql/SqlError";
 import { assert, describe, layer } from "@effect/vitest";
 import * as Cause from "effect/Cause";
 import * as ConfigProvider from "effect/ConfigProvider";
@@ -51,7 +52,11 @@ const through = <A, E>(
   environment: Environment,
   ask: Effect.Effect<A, E, SqlClient.SqlClient>,
   options: Parameters<typeof Client.layerConfig>[0] = {},
-) => ask.pipe(Effect.provide(Client.layerConfig({ maxConnections: 1, ...options })), inEnvironment(environment));
+) =>
+  ask.pipe(
+    Effect.provide(Client.layerConfig({ maxConnections: 1, connectTimeout: "60 seconds", ...options })),
+    inEnvironment(environment),
+  );
 
 /** A port of this machine on which nobody listens. */
 const closedPort = Effect.async<number>((resume) => {
@@ -377,14 +382,13 @@ layer(TestDatabase, { excludeTestServices: true })("client", (it) => {
             Client.tenant(appId)(Effect.zipRight(Deferred.succeed(held, undefined), Deferred.await(free))),
           );
           yield* Deferred.await(held);
-          for (const call of [Client.tenant(appId)(db.jobs.count()), Client.health]) {
-            const error = yield* Effect.flip(call as Effect.Effect<unknown, unknown, SqlClient.SqlClient>);
-            assert.instanceOf(error, Error);
-            assert.isTrue(
-              error instanceof Error && "_tag" in error && error._tag === "SqlError",
-              "the error is not a SqlError",
-            );
-            assert.strictEqual(classify(error as never), "Connection");
+          const waiting: ReadonlyArray<Effect.Effect<unknown, unknown, SqlClient.SqlClient>> = [
+            Client.tenant(appId)(db.jobs.count()),
+            Client.health,
+          ];
+          for (const error of yield* Effect.forEach(waiting, Effect.flip, { concurrency: "unbounded" })) {
+            assert.instanceOf(error, SqlError);
+            assert.strictEqual(error instanceof SqlError && classify(error), "Connection");
           }
           yield* Deferred.succeed(free, undefined);
           yield* Fiber.join(holder);
@@ -392,7 +396,7 @@ layer(TestDatabase, { excludeTestServices: true })("client", (it) => {
         }).pipe(
           Effect.provide(
             DatabaseService.layer.pipe(
-              Layer.provideMerge(Client.layer({ url, maxConnections: 1, connectTimeout: "150 millis" })),
+              Layer.provideMerge(Client.layer({ url, maxConnections: 1, connectTimeout: "3 seconds" })),
             ),
           ),
         );

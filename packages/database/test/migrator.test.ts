@@ -157,10 +157,10 @@ describe("run", () => {
       const application = DatabaseService.layer.pipe(
         Layer.provideMerge(Migrator.layer),
         Layer.provideMerge(Client.layer({ url })),
+        Layer.provide(Logger.remove(Logger.defaultLogger)),
       );
       const count = yield* Effect.flatMap(DatabaseService, (db) => Client.system(db.apps.count())).pipe(
         Effect.provide(application),
-        Effect.provide(Logger.remove(Logger.defaultLogger)),
       );
       assert.strictEqual(count, 0);
     }),

@@ -26,6 +26,9 @@ const gate = 4711;
 const shut = `BEGIN; SELECT pg_advisory_xact_lock(${gate}); PREPARE TRANSACTION 'gate'`;
 const opened = "ROLLBACK PREPARED 'gate'";
 
+// Encoding ten thousand rows keeps a busy machine's event loop from a new connection for seconds.
+const connectTimeout = "60 seconds";
+
 /**
  * A server that comes and goes behind an address that stays. `up` starts it unless it runs, `stop` and `kill` take it away,
  * `observer` is a connection that does not go over the wire.
@@ -68,7 +71,9 @@ const outage = Layer.scoped(
       // The children of a killed server may answer one more statement before they notice.
       kill: isDown.pipe(Effect.zipRight(own.kill), Effect.zipRight(wire.closed)),
       observe: (ask) =>
-        Effect.flatMap(up, (direct) => Effect.provide(ask, Client.layer({ url: direct, maxConnections: 4 }))),
+        Effect.flatMap(up, (direct) =>
+          Effect.provide(ask, Client.layer({ url: direct, maxConnections: 4, connectTimeout })),
+        ),
     };
   }),
 );
@@ -100,7 +105,7 @@ const client = Layer.unwrapEffect(
     const { observe, up, wire } = yield* Outage;
     yield* observe(prepare);
     // Built once: every outage is survived by this one.
-    return Client.layer({ url: wire.url(yield* up), maxConnections: 6, connectTimeout: "20 seconds" });
+    return Client.layer({ url: wire.url(yield* up), maxConnections: 6, connectTimeout });
   }),
 );
 
@@ -127,20 +132,34 @@ const inTheMiddle = (
     const { observe, up } = yield* Outage;
     // The call's own client, and not the observer's.
     const context = yield* Effect.context<SqlClient.SqlClient>();
-    yield* observe(
+    const run = observe(
       Effect.gen(function* () {
         const sql = yield* SqlClient.SqlClient;
-        const connection = yield* sql.reserve;
-        yield* connection.executeUnprepared(shut, [], undefined);
         const fiber = yield* Effect.fork(Effect.provide(call, context));
         const waiting = sql`SELECT count(*)::int AS count FROM pg_locks WHERE locktype = 'advisory' AND NOT granted`;
-        yield* Effect.repeat(waiting, { until: ([row]) => row?.count === 1 });
+        const ended = yield* Effect.raceFirst(
+          Effect.as(Effect.repeat(waiting, { until: ([row]) => row?.count === 1 }), undefined),
+          Fiber.await(fiber),
+        );
+        assert.isUndefined(ended, `${name} ended before it was half done`);
         yield* end;
         lost(name, yield* Fiber.await(fiber));
-      }).pipe(Effect.scoped),
+      }),
     );
-    yield* up;
-    yield* observe(Effect.flatMap(SqlClient.SqlClient, (sql) => sql.unsafe(opened)));
+    const tell = (statement: string) =>
+      observe(
+        Effect.gen(function* () {
+          const sql = yield* SqlClient.SqlClient;
+          const connection = yield* sql.reserve;
+          yield* connection.executeUnprepared(statement, [], undefined);
+        }).pipe(Effect.scoped),
+      );
+    // Starting and connecting race against their timeouts, whose losers must be interruptible or last their whole time.
+    yield* Effect.acquireUseRelease(
+      Effect.interruptible(tell(shut)),
+      () => run,
+      () => up.pipe(Effect.zipRight(tell(opened)), Effect.interruptible, Effect.orDie),
+    );
   });
 
 /** A port of this machine on which nobody listens. */
@@ -215,23 +234,26 @@ layer(TestOutage, { excludeTestServices: true, timeout: "120 seconds" })("the da
         }),
       );
 
-      it.effect("in the second statement of a bulk insertMany, none of its rows is there", () =>
-        Effect.gen(function* () {
-          const outage = yield* Outage;
-          yield* outage.up;
-          const db = yield* DatabaseService;
-          const appId = yield* newTenant;
-          yield* Client.tenant(appId)(db.jobDlq.insert(letter(appId, { type: "before" })));
-          const entries = Array.from({ length: 10_100 }, (_, i) =>
-            letter(appId, { type: i === 10_050 ? "gated" : "bulk" }),
-          );
-          yield* inTheMiddle("insertMany", outage[way], Client.tenant(appId)(db.jobDlq.insertMany(entries)));
-          assert.strictEqual(yield* Client.tenant(appId)(db.jobDlq.count()), 1);
-          assert.strictEqual(yield* Client.tenant(appId)(db.jobDlq.count({ type: "before" })), 1);
-          // Outside a scope insertMany makes its own transaction.
-          yield* inTheMiddle("insertMany", outage[way], db.jobDlq.insertMany(entries));
-          assert.strictEqual(yield* Client.tenant(appId)(db.jobDlq.count()), 1);
-        }),
+      it.effect(
+        "in the second statement of a bulk insertMany, none of its rows is there",
+        () =>
+          Effect.gen(function* () {
+            const outage = yield* Outage;
+            yield* outage.up;
+            const db = yield* DatabaseService;
+            const appId = yield* newTenant;
+            yield* Client.tenant(appId)(db.jobDlq.insert(letter(appId, { type: "before" })));
+            const entries = Array.from({ length: 10_100 }, (_, i) =>
+              letter(appId, { type: i === 10_050 ? "gated" : "bulk" }),
+            );
+            yield* inTheMiddle("insertMany", outage[way], Client.tenant(appId)(db.jobDlq.insertMany(entries)));
+            assert.strictEqual(yield* Client.tenant(appId)(db.jobDlq.count()), 1);
+            assert.strictEqual(yield* Client.tenant(appId)(db.jobDlq.count({ type: "before" })), 1);
+            // Outside a scope insertMany makes its own transaction.
+            yield* inTheMiddle("insertMany", outage[way], db.jobDlq.insertMany(entries));
+            assert.strictEqual(yield* Client.tenant(appId)(db.jobDlq.count()), 1);
+          }),
+        180_000,
       );
 
       it.effect("in the middle of a dead-lettering, the job is as it was and there is no dead letter", () =>
