@@ -1,0 +1,77 @@
+/**
+ * A PostgreSQL of the test's own, on a data folder that outlives the server: it can be stopped, killed and started again,
+ * each time on another port.
+ */
+import { chmod, mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import * as Postgres from "@parametric-portal/postgres/postgres";
+import * as Effect from "effect/Effect";
+import * as Exit from "effect/Exit";
+import type * as Redacted from "effect/Redacted";
+import * as Schedule from "effect/Schedule";
+import * as Scope from "effect/Scope";
+
+export interface OwnServer {
+  readonly dataDirectory: string;
+  /** Starts it, after ending the one that runs; its URL. */
+  readonly start: (settings?: Readonly<Record<string, string>>) => Effect.Effect<Redacted.Redacted, unknown>;
+  /** An orderly stop that ends every connection. Returns when the server is gone. */
+  readonly stop: Effect.Effect<void>;
+  /** SIGKILL for the postmaster, as from the out-of-memory killer. Its children end by themselves. */
+  readonly kill: Effect.Effect<void>;
+}
+
+// What is left of a killed server may hold its shared memory for a moment.
+const isStillThere = (error: unknown) =>
+  error instanceof Postgres.PostgresUnavailable && /shared memory|lock file/.test(error.problem);
+const patience = {
+  while: isStillThere,
+  schedule: Schedule.intersect(Schedule.spaced("50 millis"), Schedule.recurs(200)),
+};
+
+/** Not yet started. Stopped and removed with the scope. */
+export const make = Effect.gen(function* () {
+  const folder = yield* Effect.acquireRelease(
+    Effect.promise(async () => {
+      const made = await mkdtemp(join(tmpdir(), "portal-own-"));
+      // Under root the server runs as another user, who has to get to the data.
+      await chmod(made, 0o755);
+      return made;
+    }),
+    (made) => Effect.promise(() => rm(made, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 })),
+  );
+  const dataDirectory = join(folder, "data");
+  let running: Scope.CloseableScope | undefined;
+  const stop = Effect.suspend(() => {
+    const scope = running;
+    running = undefined;
+    return scope === undefined ? Effect.void : Scope.close(scope, Exit.void);
+  });
+  yield* Effect.addFinalizer(() => stop);
+  const launch = (settings: Readonly<Record<string, string>>) =>
+    Effect.gen(function* () {
+      const scope = yield* Scope.make();
+      const server = yield* Postgres.make({
+        provider: "embedded",
+        dataDirectory,
+        // A process that dies takes nothing with it that the operating system has; only a power cut would.
+        settings: { fsync: "off", ...settings },
+      }).pipe(
+        Scope.extend(scope),
+        Effect.onError(() => Scope.close(scope, Exit.void)),
+      );
+      running = scope;
+      return server.url;
+    });
+  const own: OwnServer = {
+    dataDirectory,
+    start: (settings = {}) => Effect.zipRight(stop, Effect.retry(launch(settings), patience)),
+    stop,
+    kill: Effect.promise(async () => {
+      const [pid] = (await readFile(join(dataDirectory, "postmaster.pid"), "utf8")).split("\n");
+      process.kill(Number(pid), "SIGKILL");
+    }),
+  };
+  return own;
+});
