@@ -24,6 +24,7 @@ import {
   JobNotHeld,
 } from "./errors.js";
 import { limitOf, repo } from "./factory.js";
+import { makeChanges } from "./job-dlq/changes.js";
 import { makeDiscard } from "./job-dlq/discard.js";
 import { makeErasure } from "./job-dlq/erasure.js";
 import { makeLedger } from "./job-dlq/ledger.js";
@@ -389,6 +390,7 @@ export const makeJobDlqRepo = Effect.gen(function* () {
     ...(yield* makeErasure),
     ...(yield* makeRetention),
     ...(yield* makeTransfer),
+    ...(yield* makeChanges),
 
     /** The dead letter, if the scope sees it. Fails with `BadRow` when the stored row does not fit the model. */
     get: Effect.fn("jobDlq.get")(function* (id: string) {
@@ -481,7 +483,7 @@ const positionOf = (operation: string, cursor: string | undefined) =>
 
 // --- [SERVICE] ---------------------------------------------------------------
 
-/** All repositories on one client. Its layer needs the `SqlClient` of `Client.layer`. */
+/** All repositories on one client. Its layer needs what `Client.layer` gives. */
 export class DatabaseService extends Effect.Service<DatabaseService>()("@parametric-portal/database/DatabaseService", {
   effect: Effect.gen(function* () {
     const sql = yield* SqlClient.SqlClient;
