@@ -109,7 +109,7 @@ const afterPrefix = (prefix: string): string | undefined => {
 export const compileFilter = (sql: SqlClient.SqlClient, filter: JobDlqFilter): Fragment => {
   const conditions: Array<Fragment> = [];
   const { state = "pending", type } = filter;
-  if (state === "pending") conditions.push(sql`d.replayed_at IS NULL`);
+  if (state !== "any") conditions.push(sql`d.replayed_at IS NULL`);
   if (state === "replayed") conditions.push(sql`d.replayed_at IS NOT NULL`);
   if (filter.ids !== undefined) conditions.push(sql`d.id = ANY (${filter.ids}::uuid[])`);
   if (typeof type === "string") conditions.push(sql`d.type COLLATE "C" = ${type}`);

@@ -5,6 +5,7 @@ import * as DateTime from "effect/DateTime";
 import * as Effect from "effect/Effect";
 import * as fc from "effect/FastCheck";
 import * as Option from "effect/Option";
+import * as Stream from "effect/Stream";
 import * as Client from "../../src/client.js";
 import type { JobDlqRound } from "../../src/job-dlq/lineage.js";
 import { DatabaseService } from "../../src/repos.js";
@@ -282,6 +283,58 @@ layer(TestDatabase, { excludeTestServices: true })("lineage", (it) => {
             [newer.id, "waiting"],
           ],
         );
+      }),
+    );
+
+    it.effect("whose job completed and was purged does not become dead again by another letter's round", () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const appId = yield* newTenant;
+        const older = yield* deadJob(appId, { type: "rounds" });
+        const { originalJobId } = older;
+        yield* Client.tenant(appId)(
+          Effect.gen(function* () {
+            const newer = yield* db.jobDlq.insert(letter(appId, { originalJobId }));
+            yield* db.jobDlq.replay([newer.id], { actor });
+            const [claimed] = yield* db.jobs.claim({ runner: "r", types: ["rounds"] });
+            assert.isDefined(claimed);
+            yield* db.jobs.complete(claimed);
+          }),
+        );
+        yield* Client.tenant(appId)(db.jobs.purge(0));
+        yield* Client.tenant(appId)(
+          Effect.gen(function* () {
+            yield* db.jobDlq.replay([older.id], { actor });
+            const last = yield* db.jobs.deadLetter({ id: originalJobId, reason: "Validation", error: "again" });
+            const { rounds } = yield* db.jobDlq.history(originalJobId);
+            assert.deepStrictEqual(
+              rounds.map(({ nextId, outcome }) => [outcome, nextId]),
+              [
+                ["dead again", last.id],
+                ["job purged", null],
+                ["pending", null],
+              ],
+            );
+          }),
+        );
+      }),
+    );
+
+    it.effect("that was discarded and imported again goes by what came after", () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const appId = yield* newTenant;
+        const scope = { _tag: "tenant", appId } as const;
+        const dead = yield* deadJob(appId);
+        const lines = yield* Stream.runCollect(db.jobDlq.exportTo({ ids: [dead.id] }, { scope }));
+        yield* Client.tenant(appId)(db.jobDlq.discard([dead.id], { actor, reason: why }));
+        yield* Stream.runDrain(db.jobDlq.importFrom(Stream.fromIterable(lines), { actor, scope }));
+        assert.strictEqual((yield* outcomeOf(appId, dead.id)).outcome, "pending");
+        yield* Client.tenant(appId)(db.jobDlq.replay([dead.id], { actor }));
+        assert.strictEqual((yield* outcomeOf(appId, dead.id)).outcome, "waiting");
+        yield* Client.tenant(appId)(db.jobDlq.purge(0));
+        const waiting = yield* outcomeOf(appId, dead.id);
+        assert.deepStrictEqual([waiting.outcome, waiting.removal, waiting.type], ["waiting", null, dead.type]);
       }),
     );
 
