@@ -369,7 +369,7 @@ export const makeJobDlqRepo = Effect.gen(function* () {
     Effect.gen(function* () {
       const limit = yield* limitOf(operation, options.limit);
       const after = yield* positionOf(operation, options.cursor);
-      const ofType = options.type === undefined ? sql`` : sql`AND d.type COLLATE "C" = ${options.type}`;
+      const ofType = options.type === undefined ? sql`` : sql`AND d.type = ${options.type}`;
       const beyond = Option.match(after, { onNone: () => sql``, onSome: (place) => sql`AND ${olderThan(sql, place)}` });
       // One more than asked for tells whether there is a next page.
       const rows = yield* sql`

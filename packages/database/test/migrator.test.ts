@@ -232,7 +232,10 @@ describe("a migration that fails", () => {
               [{ n: 0 }],
             );
             const mended = [...additional("breaks", Effect.asVoid(sql`CREATE TABLE half ()`)), fourth];
-            assert.deepStrictEqual((yield* Migrator.run(mended)).map(Migrator.fileName), [fileOf(nextId, "breaks"), fileOf(nextId + 1, "after")]);
+            assert.deepStrictEqual((yield* Migrator.run(mended)).map(Migrator.fileName), [
+              fileOf(nextId, "breaks"),
+              fileOf(nextId + 1, "after"),
+            ]);
             assert.deepStrictEqual(
               (yield* tablesOf(url)).filter((_) => !ourTables.includes(_)),
               ["public.after", "public.half"],
@@ -376,7 +379,10 @@ describe("a runner while another one works", () => {
       const second = yield* waiting(url, first.known);
       assert.deepStrictEqual((yield* on(url)(Migrator.status(first.known))).at(-1)?.appliedAt, null);
       yield* Deferred.succeed(first.release, undefined);
-      assert.deepStrictEqual((yield* Fiber.join(first.fiber)).map(Migrator.fileName), [...names, fileOf(nextId, "slow")]);
+      assert.deepStrictEqual((yield* Fiber.join(first.fiber)).map(Migrator.fileName), [
+        ...names,
+        fileOf(nextId, "slow"),
+      ]);
       assert.deepStrictEqual(yield* Fiber.join(second), []);
       assert.deepStrictEqual(yield* locksOf(url), []);
     }),

@@ -5,6 +5,7 @@ import * as Either from "effect/Either";
 import * as Option from "effect/Option";
 import * as Stream from "effect/Stream";
 import * as Client from "../../src/client.js";
+import { beginning } from "../../src/job-dlq/changes.js";
 import { DatabaseService } from "../../src/repos.js";
 import { deadJob, letter, newTenant, TestDatabase } from "../support/database.js";
 
@@ -40,6 +41,9 @@ layer(TestDatabase, { excludeTestServices: true })("every operation on dead lett
       }),
     );
     const before = yield* rowsOf(theirs);
+    const copy = Option.getOrThrow(
+      yield* Stream.runHead(dlq.exportTo({ ids: [victim.id] }, { scope: { _tag: "tenant", appId: theirs } })),
+    );
     const scope = { _tag: "tenant", appId: mine } as const;
     const ids = [victim.id, old];
     const isEmpty = (rows: ReadonlyArray<unknown>) => rows.length === 0;
@@ -82,6 +86,27 @@ layer(TestDatabase, { excludeTestServices: true })("every operation on dead lett
       ),
       events: Effect.map(inside(dlq.events()), ({ items }) => isEmpty(items)),
       view: Effect.map(inside(dlq.view(victim.id, { actor })), Option.isNone),
+      preview: Effect.map(inside(dlq.preview({ state: "any" })), ({ count, sample }) => count + sample.length === 0),
+      groups: Effect.map(inside(dlq.groups({ state: "any" })), isEmpty),
+      stats: Effect.map(inside(dlq.stats({ by: "tenant" })), isEmpty),
+      outcome: Effect.map(inside(dlq.outcome(victim.id)), Option.isNone),
+      history: Effect.map(
+        inside(dlq.history(victim.originalJobId)),
+        ({ job, rounds }) => job === null && isEmpty(rounds),
+      ),
+      exportTo: nothing(dlq.exportTo({ state: "any" }, { scope })),
+      importFrom: Effect.map(
+        Stream.runLast(dlq.importFrom(Stream.make(copy), { actor, scope })),
+        Option.exists(({ imported, refused }) => imported === 0 && refused === 1),
+      ),
+      // From the beginning on there is nothing for this tenant, so the stream waits; what ends it is a letter of its own.
+      changes: Effect.gen(function* () {
+        const own = yield* inside(dlq.insert(letter(mine, { type: "mine" })));
+        const first = yield* Stream.runHead(dlq.changes({ scope, after: beginning }));
+        yield* inside(dlq.discard([own.id], { actor, reason }));
+        return Option.exists(first, ({ letter: found }) => Either.isRight(found) && found.right.id === own.id);
+      }),
+      changesPosition: Effect.map(dlq.changesPosition(), (position) => !position.includes(theirs)),
       retain: Effect.map(dlq.retain({ replayed: 0 }, { actor, scope }), ({ replayed }) => replayed === 0),
       expiring: Effect.map(inside(dlq.expiring(1_000_000, { pending: 1 })), ({ count }) => count === 0),
     };
