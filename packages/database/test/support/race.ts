@@ -43,7 +43,8 @@ export interface Queue {
   /** Jobs of that person which a runner has. */
   readonly running: ReadonlyArray<string>;
   readonly inserted: number;
-  readonly submitted: number;
+  readonly jobs: ReadonlySet<string>;
+  /** Those of them that were purged. */
   readonly purgedJobs: ReadonlySet<string>;
 }
 
@@ -58,15 +59,16 @@ export const newQueue = Effect.gen(function* () {
   const canary = `canary-${randomUUID()}`;
   const prefix = `race.${appId}.`;
   const letters: Array<Queue["letters"][number]> = [];
-  let submitted = 0;
-  const submit = (type: string, isMine: boolean) => {
-    submitted++;
-    return db.jobs.enqueue({
-      ...work(appId, { type: `${prefix}${type}`, payload: isMine ? { canary } : { to: "a@example.com" } }),
-      userId: isMine ? Option.some(userId) : Option.none(),
-      requestId: Option.some(randomUUID()),
-    });
-  };
+  const jobs = new Set<string>();
+  const submit = (type: string, isMine: boolean) =>
+    Effect.tap(
+      db.jobs.enqueue({
+        ...work(appId, { type: `${prefix}${type}`, payload: isMine ? { canary } : { to: "a@example.com" } }),
+        userId: isMine ? Option.some(userId) : Option.none(),
+        requestId: Option.some(randomUUID()),
+      }),
+      ({ id }) => Effect.sync(() => jobs.add(id)),
+    );
   const dead = (type: string, isMine: boolean) =>
     Effect.gen(function* () {
       const job = yield* submit(type, isMine);
@@ -133,7 +135,7 @@ export const newQueue = Effect.gen(function* () {
         events,
         running,
         inserted: letters.length,
-        submitted,
+        jobs,
         purgedJobs: new Set(purgedJobs),
       };
       return queue;
@@ -281,6 +283,7 @@ const Event = S.Struct({
   id: S.String,
   kind: S.String,
   dlqId: S.NullOr(S.String),
+  originalJobId: S.NullOr(S.String),
   actor: S.String,
   undoes: S.NullOr(S.String),
   source: S.NullOr(S.String),
@@ -316,7 +319,7 @@ export const judge = (
     const actors = results.map(({ actor }) => actor);
     const names = new Set(results.map(({ name }) => name));
     const columns = sql`
-      SELECT id, kind, dlq_id, actor, undoes, detail ->> 'source' AS source, (detail ->> 'count')::int AS count FROM job_dlq_events`;
+      SELECT id, kind, dlq_id, original_job_id, actor, undoes, detail ->> 'source' AS source, (detail ->> 'count')::int AS count FROM job_dlq_events`;
     const own = yield* Effect.orDie(
       Effect.flatMap(sql`${columns} WHERE actor = ANY (${actors}::text[])`, decodeEvents),
     );
@@ -376,14 +379,10 @@ export const judge = (
       for (const { id } of told("erased"))
         assert.isTrue(erased.has(id), `${name}: ${id} is said to be erased, and is not`);
       if (keepsLetters) assert.deepStrictEqual(told("not found"), [], `${name} did not find a letter`);
-      for (const { id } of told("replayed")) {
-        const job = jobById.get(queue.letters.find((each) => each.id === id)?.originalJobId ?? "");
+      for (const { dlqId, originalJobId } of kind("replayed")) {
         // Cancelled is what an erasure after it makes of it. Nothing here runs a job that came back.
-        assert.include(
-          erased.has(id) ? ["cancelled"] : ["pending", "cancelled"],
-          job?.status,
-          `${name}: the job of ${id}`,
-        );
+        const wanted = erased.has(dlqId) ? ["cancelled"] : ["pending", "cancelled"];
+        assert.include(wanted, jobById.get(originalJobId ?? "")?.status, `${name}: the job of ${dlqId}`);
       }
       if (!names.has("dead-letter") && !names.has("purge_jobs")) {
         for (const receipt of claim.replayed ?? []) {
@@ -430,23 +429,34 @@ export const judge = (
     }
     if (names.has("erase a person")) assert.deepStrictEqual(yield* traces([queue.userId, queue.canary]), []);
 
-    const receipts = results.flatMap(({ claim }) => claim.replayed ?? []);
-    const remade = receipts.filter(
-      ({ id, outcome }) =>
-        outcome === "replayed" &&
-        queue.letters.some((each) => each.id === id && queue.purgedJobs.has(each.originalJobId)),
-    ).length;
-    const total = (field: "inserted" | "purgedJobs") =>
-      results.reduce((sum, { claim }) => sum + (claim[field] ?? 0), 0);
+    const replayedJobs = own
+      .filter((event) => event.kind === "replayed")
+      .map(({ originalJobId }) => originalJobId ?? "");
+    // A letter that was inserted is of a job that was never submitted here: as good as purged.
+    const unknown = replayedJobs.filter((id) => !queue.jobs.has(id)).length;
+    const remade = replayedJobs.filter((id) => queue.purgedJobs.has(id)).length;
     yield* eachOnce(queue.appId);
     yield* balance({
       appId: queue.appId,
-      inserted: queue.inserted + total("inserted"),
-      submitted: queue.submitted,
-      purgedJobs: names.has("purge_jobs")
-        ? queue.submitted - jobs.length
-        : queue.purgedJobs.size - remade + total("purgedJobs"),
+      inserted: results.reduce((sum, { claim }) => sum + (claim.inserted ?? 0), queue.inserted),
+      submitted: queue.jobs.size + unknown,
+      // What was purged in the race and what of it came back is told by no receipt; that replayed jobs are alive is held above.
+      purgedJobs: names.has("purge_jobs") ? queue.jobs.size + unknown - jobs.length : queue.purgedJobs.size - remade,
     });
+  });
+
+/** Takes the round away, so that the next one does not read it. The ledger gives it only to a retention. */
+const forget = ({ appId }: Queue) =>
+  Effect.gen(function* () {
+    const sql = yield* SqlClient.SqlClient;
+    yield* Client.system(
+      Effect.gen(function* () {
+        yield* sql`SELECT set_config('app.ledger_retention_days', '0', true)`;
+        yield* sql`DELETE FROM job_dlq_events WHERE app_id = ${appId}`;
+        yield* sql`DELETE FROM job_dlq WHERE app_id = ${appId}`;
+        yield* sql`DELETE FROM jobs WHERE app_id = ${appId}`;
+      }),
+    );
   });
 
 /** One round: the contenders at once, each on a connection of its own, then the judge. */
@@ -467,5 +477,5 @@ export const round = (names: ReadonlyArray<ContenderName>, seed: string) =>
       { concurrency: "unbounded" },
     );
     yield* judge(queue, results);
-    return results;
+    yield* forget(queue);
   }).pipe(Effect.tapErrorCause(() => Effect.sync(() => console.log(`failed: ${names.join(" × ")}, round ${seed}`))));
