@@ -390,6 +390,20 @@ layer(TestDatabase, { excludeTestServices: true })("a bulk replay", (it) => {
     }).pipe(Effect.provide(TestContext.TestContext)),
   );
 
+  it.effect("takes what was loaded from a dump of another server, whose transactions were further on", () =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const sql = yield* SqlClient.SqlClient;
+      const backlog = yield* newBacklog(10);
+      // What pg_dump writes and a new server reads: the column as it was.
+      yield* sql`
+        UPDATE job_dlq SET arrived = (pg_current_xact_id()::text::bigint + 1000000)::text::xid8
+        WHERE app_id = ANY (${backlog.appIds}::uuid[])`;
+      yield* Stream.runDrain(db.jobDlq.replay(filterOf(backlog), { actor, scope: system, batchSize: 4 }));
+      assert.strictEqual((yield* survey(backlog)).replayed, 10);
+    }),
+  );
+
   it.effect("a tenant's leaves the letters of the others alone", () =>
     Effect.gen(function* () {
       const db = yield* DatabaseService;
