@@ -373,6 +373,45 @@ layer(TestDatabase, { excludeTestServices: true })("the filter", (it) => {
     }),
   );
 
+  it.effect("takes as a prefix any beginning of any text, and nothing else with it", () =>
+    Effect.gen(function* () {
+      const appId = yield* newTenant;
+      const beginnings = (text: string) => Array.from(text).map((_, i, points) => points.slice(0, i + 1).join(""));
+      const prefixes = [...new Set(awkward.flatMap(beginnings))];
+      // What comes right behind all texts with a prefix is the neighbour that a range could take along.
+      const behind = (prefix: string) => {
+        const points = Array.from(prefix);
+        const code = points.pop()?.codePointAt(0) ?? 0;
+        return code === 0x10ffff ? [] : [points.join("") + String.fromCodePoint(code === 0xd7ff ? 0xe000 : code + 1)];
+      };
+      const types = [...new Set([...awkward, ...prefixes, ...prefixes.flatMap(behind)])];
+      const common = {
+        payload: null,
+        reason: "x",
+        errors: [],
+        micros: 0n,
+        replayed: false,
+        requestId: null,
+        userId: null,
+      };
+      const rows = yield* store(
+        appId,
+        types.map((type) => ({ ...common, type, originalJobId: randomUUID() })),
+      );
+      yield* Client.tenant(appId)(
+        Effect.forEach(prefixes, (prefix) =>
+          Effect.map(matching({ type: { prefix } }), (ids) =>
+            assert.deepStrictEqual(
+              rows.filter(({ id }) => ids.includes(id)).map(({ type }) => type),
+              types.filter((type) => type.startsWith(prefix)),
+              JSON.stringify(prefix),
+            ),
+          ),
+        ),
+      );
+    }),
+  );
+
   it.effect("contains payloads as the manual's examples have it", () =>
     Effect.gen(function* () {
       const db = yield* DatabaseService;
