@@ -15,7 +15,7 @@ const lastAt = new Map();
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"]) {
   process.on(signal, () => {
     // npm passes on what a terminal has sent to us as well.
-    const isEcho = performance.now() - (lastAt.get(signal) ?? Number.NEGATIVE_INFINITY) < 300;
+    const isEcho = performance.now() - (lastAt.get(signal) ?? Number.NEGATIVE_INFINITY) < 1000;
     lastAt.set(signal, performance.now());
     received ??= signal;
     if (!isEcho) pass?.(signal);

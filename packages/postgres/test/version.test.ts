@@ -3,6 +3,8 @@ import { assert, describe, it, layer } from "@effect/vitest";
 import * as Deferred from "effect/Deferred";
 import * as Effect from "effect/Effect";
 import * as Fiber from "effect/Fiber";
+import * as Option from "effect/Option";
+import * as Queue from "effect/Queue";
 import * as Redacted from "effect/Redacted";
 import * as Postgres from "../src/postgres.js";
 import { requireVersion } from "../src/version.js";
@@ -63,18 +65,18 @@ layer(Postgres.layer({ provider: "embedded" }), { excludeTestServices: true })("
   );
 });
 
-/** A server that accepts a connection and says nothing; `accepted` and `closed` tell about the first one. */
+/** A server that accepts connections and says nothing. `accepted` has one after the other, each with the news of its end. */
 const silentServer = Effect.gen(function* () {
-  const accepted = yield* Deferred.make<void>();
-  const closed = yield* Deferred.make<void>();
+  const accepted = yield* Queue.unbounded<Deferred.Deferred<void>>();
   const sockets = new Set<Socket>();
   const server = yield* Effect.acquireRelease(
     Effect.async<ReturnType<typeof createServer>>((resume) => {
       const listening = createServer((socket) => {
+        const closed = Effect.runSync(Deferred.make<void>());
         sockets.add(socket);
         socket.resume().on("error", () => undefined);
         socket.once("close", () => Effect.runSync(Deferred.succeed(closed, undefined)));
-        Effect.runSync(Deferred.succeed(accepted, undefined));
+        Queue.unsafeOffer(accepted, closed);
       });
       listening.listen(0, "127.0.0.1", () => resume(Effect.succeed(listening)));
     }),
@@ -86,7 +88,7 @@ const silentServer = Effect.gen(function* () {
   );
   const address = server.address();
   const port = typeof address === "object" && address !== null ? address.port : 0;
-  return { url: Redacted.make(`postgres://user:secret@127.0.0.1:${port}/database`), accepted, closed };
+  return { url: Redacted.make(`postgres://user:secret@127.0.0.1:${port}/database`), accepted };
 });
 
 /** A port that was free a moment ago. */
@@ -114,11 +116,15 @@ describe("requireVersion without a server", () => {
 
   it.scopedLive("closes its connection to a silent server when it is not waited for any more", () =>
     Effect.gen(function* () {
-      const { accepted, closed, url } = yield* silentServer;
-      const asking = yield* Effect.fork(requireVersion("url", url));
-      yield* Deferred.await(accepted);
-      yield* Fiber.interrupt(asking);
+      const { accepted, url } = yield* silentServer;
+      const patient = yield* Effect.fork(requireVersion("url", url));
+      yield* Queue.take(accepted);
+      const impatient = yield* Effect.fork(requireVersion("url", url));
+      const closed = yield* Queue.take(accepted);
+      yield* Fiber.interrupt(impatient);
       yield* Deferred.await(closed);
+      // It was not the connection's own patience that came to its end: the older one waits on.
+      assert.isTrue(Option.isNone(yield* Fiber.poll(patient)));
     }),
   );
 });
