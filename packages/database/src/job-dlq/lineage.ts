@@ -357,9 +357,7 @@ export const makeLineage = Effect.gen(function* () {
     const rows = yield* stored(sql`
       SELECT d.original_job_id FROM job_dlq d WHERE d.id = ${known}::uuid
       UNION
-      SELECT e.original_job_id FROM job_dlq_events e WHERE e.dlq_id = ${known}::uuid`).pipe(
-      refused(operation),
-    );
+      SELECT e.original_job_id FROM job_dlq_events e WHERE e.dlq_id = ${known}::uuid`).pipe(refused(operation));
     const jobs = yield* Effect.orDie(decode(rows));
     return Arr.findFirst(Arr.flatMap(jobs, allRounds), (round) => round.id === known);
   });
