@@ -6,8 +6,9 @@
  */
 import * as Client from "@parametric-portal/database/client";
 import { Is } from "@parametric-portal/database/factory";
+import type { ReplayReceipt } from "@parametric-portal/database/job-dlq/replay";
 import { type JobDlq, JobDlqReason, type JobStatus } from "@parametric-portal/database/models";
-import { DatabaseService, type ReplayReceipt } from "@parametric-portal/database/repos";
+import { DatabaseService } from "@parametric-portal/database/repos";
 import * as Arr from "effect/Array";
 import * as DateTime from "effect/DateTime";
 import * as Effect from "effect/Effect";
@@ -154,7 +155,7 @@ export const replay = (tenants: Both<Tenant>, pending: Both<Letters>) =>
       pending[1].filter((_) => !isOfDeleted(_)),
     ];
     const receipts = yield* forBoth(tenants, ({ id }, place) =>
-      Client.tenant(id)(db.jobDlq.replay(idsOf(chosen[place]))),
+      Client.tenant(id)(db.jobDlq.replay(idsOf(chosen[place]), { actor: "demo operator" })),
     );
     const rows = [
       ...receiptRows(tenants[0], chosen[0], receipts[0]),
@@ -215,7 +216,7 @@ export const replayAgain = (tenants: Both<Tenant>, replayed: Both<Letters>) =>
       "A second click, a script that ran twice, a colleague at the same dead letters: a dead letter is replayed once, however often it is asked for.",
     );
     const receipts = yield* forBoth(tenants, ({ id }, place) =>
-      Client.tenant(id)(db.jobDlq.replay(idsOf(replayed[place]))),
+      Client.tenant(id)(db.jobDlq.replay(idsOf(replayed[place]), { actor: "demo operator" })),
     );
     const rows = yield* forBoth(tenants, ({ id, name }, place) =>
       Effect.gen(function* () {
@@ -252,7 +253,7 @@ export const tryFromOutside = ([owner, outsider]: Both<Tenant>, letters: Letters
     });
     const own = yield* Client.tenant(owner.id)(read);
     const seen = yield* Client.tenant(outsider.id)(read);
-    const receipts = yield* Client.tenant(outsider.id)(db.jobDlq.replay(ids));
+    const receipts = yield* Client.tenant(outsider.id)(db.jobDlq.replay(ids, { actor: "demo operator" }));
     const refused = receipts.filter(({ outcome }) => outcome === "not found").length;
     yield* table(
       ["question", `${owner.name}, the owner`, outsider.name],

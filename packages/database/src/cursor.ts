@@ -15,7 +15,7 @@ export interface Position {
 // Not a secret: row-level security guards the rows. It tells a damaged cursor from a good one.
 const check = (body: string) => createHash("sha256").update(`dlq-cursor ${body}`).digest("hex").slice(0, 8);
 
-const form = /^1~(-?\d{1,18}|-?infinity)~([0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})~([0-9a-f]{8})$/;
+const form = /^1~(-?\d{1,19}|-?infinity)~([0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})~([0-9a-f]{8})$/;
 
 /** The cursor that continues after this position. */
 export const encodeCursor = ({ at, id }: Position): string => {

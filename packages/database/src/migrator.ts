@@ -17,6 +17,8 @@ import * as Layer from "effect/Layer";
 import * as S from "effect/Schema";
 import initial from "../migrations/0001_initial.js";
 import jobDlq from "../migrations/0002_job_dlq.js";
+import jobDlqEvents from "../migrations/0003_job_dlq_events.js";
+import jobDlqServing from "../migrations/0004_job_dlq_serving.js";
 import { classify, databaseError } from "./sql-state.js";
 
 /**
@@ -33,6 +35,8 @@ export interface Migration {
 export const catalogue: ReadonlyArray<Migration> = [
   { id: 1, name: "initial", run: initial },
   { id: 2, name: "job_dlq", run: jobDlq },
+  { id: 3, name: "job_dlq_events", run: jobDlqEvents },
+  { id: 4, name: "job_dlq_serving", run: jobDlqServing },
 ];
 
 /** A migration did not succeed; it and everything after it were not applied. */

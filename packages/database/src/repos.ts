@@ -6,10 +6,11 @@
  * that a method names, each may fail with `SqlError`, `AccessDenied` and `InvalidInput`.
  */
 import * as SqlClient from "@effect/sql/SqlClient";
-import * as Duration from "effect/Duration";
+import type * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
 import * as S from "effect/Schema";
+import { millisOf, uuidOf } from "./arguments.js";
 import { decodeCursor, encodeCursor } from "./cursor.js";
 import { boundHistory, boundText, errorText, historyHead, maxHistory } from "./error-text.js";
 import {
@@ -23,29 +24,24 @@ import {
   JobNotHeld,
 } from "./errors.js";
 import { limitOf, repo } from "./factory.js";
+import { makeChanges } from "./job-dlq/changes.js";
+import { makeDiscard } from "./job-dlq/discard.js";
+import { makeErasure } from "./job-dlq/erasure.js";
+import { makeInsight } from "./job-dlq/insight.js";
+import { makeLedger } from "./job-dlq/ledger.js";
+import { makeLineage } from "./job-dlq/lineage.js";
+import { olderThan, placeOf } from "./job-dlq/place.js";
+import { makeReplay } from "./job-dlq/replay.js";
+import { makeRetention } from "./job-dlq/retention.js";
+import { makeTransfer } from "./job-dlq/transfer.js";
 import { App, Job, JobDlq, JobDlqReason, JobStatus } from "./models.js";
 import { refused, refusedWrite } from "./refusal.js";
 import { decodeCount, encoderOf, type Insert, rowsOf } from "./rows.js";
 import { withTransaction } from "./transaction.js";
 
-// --- arguments ---------------------------------------------------------------
+// --- bulk inserts ------------------------------------------------------------
 
-const isUuid = S.is(S.UUID);
-
-const uuidOf = (operation: string, field: string, value: string) =>
-  isUuid(value)
-    ? Effect.succeed(value)
-    : new InvalidInput({ operation, field, problem: `is ${JSON.stringify(value) ?? String(value)}, which is no uuid` });
-
-const millisOf = (operation: string, field: string, duration: Duration.DurationInput) => {
-  const millis = Option.map(Duration.decodeUnknown(duration), Duration.toMillis);
-  return Option.match(Option.filter(millis, Number.isFinite), {
-    onSome: Effect.succeed,
-    onNone: () => new InvalidInput({ operation, field, problem: "is no finite duration" }),
-  });
-};
-
-const reasonOf = (operation: string, reason: JobDlqReason) =>
+const deadReasonOf = (operation: string, reason: JobDlqReason) =>
   S.is(JobDlqReason)(reason)
     ? Effect.succeed(reason)
     : new InvalidInput({
@@ -258,7 +254,7 @@ export const makeJobRepo = Effect.gen(function* () {
     }) {
       const operation = "jobs.deadLetter";
       const id = yield* uuidOf(operation, "id", options.id);
-      const reason = yield* reasonOf(operation, options.reason);
+      const reason = yield* deadReasonOf(operation, options.reason);
       const held =
         options.fence === undefined
           ? sql`status IN ('pending', 'processing')`
@@ -337,23 +333,11 @@ export interface PendingPage {
   readonly next: Option.Option<string>;
 }
 
-/**
- * What became of one id of a replay. `replayed`: its job is pending again · `already gone`: replayed before, or by another caller
- * just now · `job not dead`: its job runs, waits, has ended well or was revived by a newer dead letter; the dead letter stays
- * pending · `not found`: no such dead letter in this scope.
- */
-export const ReplayOutcome = S.Literal("replayed", "already gone", "job not dead", "not found");
-export type ReplayOutcome = typeof ReplayOutcome.Type;
-
-/** The receipt for one id. */
-export class ReplayReceipt extends S.Class<ReplayReceipt>("ReplayReceipt")({ id: S.UUID, outcome: ReplayOutcome }) {}
-
 export const makeJobDlqRepo = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;
   const dlq = yield* repo(JobDlq, "job_dlq", { purge: "purge_job_dlq" });
   const read = rowsOf(JobDlq, "job_dlq");
   const encode = encoderOf(JobDlq);
-  const decodeReceipts = S.decodeUnknown(S.Array(ReplayReceipt));
   const decodePlaces = S.decodeUnknown(S.Array(S.Struct({ id: S.String, place: S.String })));
   const decodeReplayedAt = S.decodeUnknown(S.Array(S.Struct({ replayedAt: S.DateFromSelf })));
 
@@ -385,20 +369,14 @@ export const makeJobDlqRepo = Effect.gen(function* () {
     Effect.gen(function* () {
       const limit = yield* limitOf(operation, options.limit);
       const after = yield* positionOf(operation, options.cursor);
-      const ofType = options.type === undefined ? sql`` : sql`AND type = ${options.type}`;
-      const beyond = Option.match(after, {
-        onNone: () => sql``,
-        onSome: ({ at, id }) =>
-          at.endsWith("infinity")
-            ? sql`AND (dlq_at, id) < (${at}::timestamptz, ${id}::uuid)`
-            : sql`AND (dlq_at, id) < (timestamptz 'epoch' + ${at}::bigint * interval '1 microsecond', ${id}::uuid)`,
-      });
+      const ofType = options.type === undefined ? sql`` : sql`AND d.type = ${options.type}`;
+      const beyond = Option.match(after, { onNone: () => sql``, onSome: (place) => sql`AND ${olderThan(sql, place)}` });
       // One more than asked for tells whether there is a next page.
       const rows = yield* sql`
-        SELECT *, CASE WHEN isfinite(dlq_at) THEN (extract(epoch FROM dlq_at) * 1000000)::bigint::text ELSE dlq_at::text END AS place
-        FROM job_dlq
-        WHERE replayed_at IS NULL ${ofType} ${beyond}
-        ORDER BY dlq_at DESC, id DESC
+        SELECT d.*, ${placeOf(sql)} AS place
+        FROM job_dlq d
+        WHERE d.replayed_at IS NULL ${ofType} ${beyond}
+        ORDER BY d.dlq_at DESC, d.id DESC
         LIMIT ${limit + 1}`.pipe(refused(operation));
       const shown = rows.slice(0, limit);
       const places = yield* Effect.orDie(decodePlaces(rows.length > limit ? shown.slice(-1) : []));
@@ -408,6 +386,15 @@ export const makeJobDlqRepo = Effect.gen(function* () {
 
   return {
     ...dlq,
+    ...(yield* makeReplay),
+    ...(yield* makeDiscard),
+    ...(yield* makeLedger),
+    ...(yield* makeErasure),
+    ...(yield* makeRetention),
+    ...(yield* makeTransfer),
+    ...(yield* makeChanges),
+    ...(yield* makeInsight),
+    ...(yield* makeLineage),
 
     /** The dead letter, if the scope sees it. Fails with `BadRow` when the stored row does not fit the model. */
     get: Effect.fn("jobDlq.get")(function* (id: string) {
@@ -487,63 +474,6 @@ export const makeJobDlqRepo = Effect.gen(function* () {
       const result: PendingPage = { ...read.partition(rows), next };
       return result;
     }),
-
-    /**
-     * Brings jobs back to life under their own ids, with a full attempt budget, each dead letter once: one statement, a
-     * receipt per distinct id in the order of the input. A job that was purged is made anew with its type's defaults.
-     * Of several dead letters of one job the newest is replayed. Callers at the same time do not replay anything twice.
-     */
-    replay: Effect.fn("jobDlq.replay")(function* (ids: ReadonlyArray<string>) {
-      const operation = "jobDlq.replay";
-      yield* Effect.forEach(ids, (id, i) => uuidOf(operation, `ids[${i}]`, id), { discard: true });
-      if (ids.length === 0) return [];
-      // `seen` is the statement's snapshot, `locked` what is still pending once the lock is held. Everything that takes dead
-      // letters locks them in this order. A job comes back in one of two ways, and neither touches a living job or another
-      // app's: a dead one is updated (its state checked again after any wait), a purged one is inserted, where an id that is
-      // taken, visible or not, is left alone. ON CONFLICT DO UPDATE would raise 42501 on another tenant's job.
-      const rows = yield* sql`
-        WITH asked AS (
-          SELECT id, min(place) AS place FROM unnest(${ids}::uuid[]) WITH ORDINALITY AS t (id, place) GROUP BY id),
-        seen AS (
-          SELECT d.id, d.replayed_at IS NOT NULL AS done FROM job_dlq d JOIN asked USING (id)),
-        locked AS MATERIALIZED (
-          SELECT d.* FROM job_dlq d JOIN asked USING (id)
-          WHERE d.replayed_at IS NULL
-          ORDER BY d.original_job_id, d.id
-          FOR UPDATE OF d),
-        chosen AS MATERIALIZED (
-          SELECT DISTINCT ON (original_job_id) * FROM locked ORDER BY original_job_id, dlq_at DESC, id DESC),
-        revived AS (
-          UPDATE jobs j
-          SET status = 'pending', attempts = 0, error_history = '[]', payload = c.payload, scheduled_at = now(), started_at = NULL,
-            completed_at = NULL, locked_by = NULL, locked_until = NULL, fence = nextval('job_fence'), replays = j.replays + 1
-          FROM chosen c
-          WHERE j.id = c.original_job_id AND j.app_id = c.app_id AND j.status = 'dead'
-          RETURNING j.id),
-        remade AS (
-          INSERT INTO jobs (id, app_id, user_id, request_id, type, payload, replays)
-          SELECT original_job_id, app_id, user_id, request_id, type, payload,
-            1 + (SELECT count(*) FROM job_dlq e WHERE e.original_job_id = chosen.original_job_id AND e.replayed_at IS NOT NULL)
-          FROM chosen
-          ORDER BY original_job_id
-          ON CONFLICT (id) DO NOTHING
-          RETURNING id),
-        replayed AS (
-          UPDATE job_dlq d SET replayed_at = now()
-          FROM chosen c JOIN (SELECT id FROM revived UNION ALL SELECT id FROM remade) r ON r.id = c.original_job_id
-          WHERE d.id = c.id AND d.replayed_at IS NULL
-          RETURNING d.id)
-        SELECT a.id,
-          CASE
-            WHEN r.id IS NOT NULL THEN 'replayed'
-            WHEN s.id IS NULL THEN 'not found'
-            WHEN s.done OR l.id IS NULL THEN 'already gone'
-            ELSE 'job not dead'
-          END AS outcome
-        FROM asked a LEFT JOIN seen s USING (id) LEFT JOIN locked l USING (id) LEFT JOIN replayed r USING (id)
-        ORDER BY a.place`.pipe(refused(operation));
-      return yield* Effect.orDie(decodeReceipts(rows));
-    }),
   };
 });
 
@@ -557,7 +487,7 @@ const positionOf = (operation: string, cursor: string | undefined) =>
 
 // --- [SERVICE] ---------------------------------------------------------------
 
-/** All repositories on one client. Its layer needs the `SqlClient` of `Client.layer`. */
+/** All repositories on one client. Its layer needs what `Client.layer` gives. */
 export class DatabaseService extends Effect.Service<DatabaseService>()("@parametric-portal/database/DatabaseService", {
   effect: Effect.gen(function* () {
     const sql = yield* SqlClient.SqlClient;

@@ -251,3 +251,19 @@ export const system: <A, E, R>(
   { _tag: "system" },
   "; SET LOCAL ROLE parametric_system; SET LOCAL app.current_tenant = ''",
 );
+
+/**
+ * For work in several transactions, each of which opens its scope by itself: runs one of them in `scope`, or, when none is
+ * named, as a part of whatever is open around it.
+ */
+export const within =
+  (sql: SqlClient.SqlClient, scope: DataScope | undefined) =>
+  <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | SqlError | ScopeConflict | InvalidInput, R> => {
+    if (scope === undefined) return withTransaction(sql)(effect);
+    const scoped = scope._tag === "tenant" ? tenant(scope.appId)(effect) : system(effect);
+    return Effect.provideService(scoped, SqlClient.SqlClient, sql) as Effect.Effect<
+      A,
+      E | SqlError | ScopeConflict | InvalidInput,
+      R
+    >;
+  };

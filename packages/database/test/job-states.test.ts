@@ -282,7 +282,9 @@ const replay = (place: number, isEvery: boolean) =>
       const job = jobs[place % Math.max(jobs.length, 1)];
       const newest = job?.letters.at(-1);
       if (job === undefined || newest === undefined) return;
-      const receipts = yield* Client.tenant(appId)(db.jobDlq.replay(isEvery ? job.letters : [newest]));
+      const receipts = yield* Client.tenant(appId)(
+        db.jobDlq.replay(isEvery ? job.letters : [newest], { actor: "test" }),
+      );
       const isPending = job.replayed < job.letters.length;
       for (const { id, outcome } of receipts) {
         assert.strictEqual(outcome, id === newest && isPending ? "replayed" : "already gone");
@@ -386,7 +388,7 @@ layer(TestDatabase, { excludeTestServices: true })("the states of a job", (it) =
               ),
               rescue: db.jobs.rescue(),
               list: db.jobDlq.listPending().pipe(Effect.tap((_) => letters.push(..._.map(({ id }) => id)))),
-              replay: Effect.suspend(() => db.jobDlq.replay(letters.splice(-4))),
+              replay: Effect.suspend(() => db.jobDlq.replay(letters.splice(-4), { actor: "test" })),
               purge: db.jobs.purge(0),
             };
             let dice = 0;

@@ -52,12 +52,16 @@ const tablesOf = (url: Redacted.Redacted) =>
     ),
     (rows) => rows.map((_) => String(_.name)),
   );
-const ourTables = ["public.apps", "public.job_dlq", "public.jobs", "public.portal_migrations"];
+const ourTables = ["public.apps", "public.job_dlq", "public.job_dlq_events", "public.jobs", "public.portal_migrations"];
 
-/** A migration of the test's own, the third. */
-const third = (name: string, run: Migrator.Migration["run"]): ReadonlyArray<Migrator.Migration> => [
+/** The id behind those of this release. */
+const nextId = Migrator.catalogue.length + 1;
+const fileOf = (id: number, name: string) => Migrator.fileName({ id, name });
+
+/** A migration of the test's own, behind those of this release. */
+const additional = (name: string, run: Migrator.Migration["run"]): ReadonlyArray<Migrator.Migration> => [
   ...Migrator.catalogue,
-  { id: 3, name, run },
+  { id: nextId, name, run },
 ];
 
 /** Everything that holds or awaits an advisory lock in a database. */
@@ -133,7 +137,7 @@ describe("run", () => {
       yield* on(url)(
         Effect.gen(function* () {
           const sql = yield* SqlClient.SqlClient;
-          yield* Migrator.run(third("more", Effect.asVoid(sql`CREATE TABLE more ()`)));
+          yield* Migrator.run(additional("more", Effect.asVoid(sql`CREATE TABLE more ()`)));
           assert.deepStrictEqual(
             yield* sql`SHOW search_path`,
             [{ searchPath: "other, public" }],
@@ -144,6 +148,7 @@ describe("run", () => {
       assert.deepStrictEqual(yield* tablesOf(url), [
         "public.apps",
         "public.job_dlq",
+        "public.job_dlq_events",
         "public.jobs",
         "public.more",
         "public.portal_migrations",
@@ -207,15 +212,15 @@ describe("a migration that fails", () => {
         yield* on(url)(
           Effect.gen(function* () {
             const sql = yield* SqlClient.SqlClient;
-            const fourth = { id: 4, name: "after", run: Effect.asVoid(sql`CREATE TABLE after ()`) };
-            const error = yield* Effect.flip(Migrator.run([...third("breaks", run(sql)), fourth]));
+            const fourth = { id: nextId + 1, name: "after", run: Effect.asVoid(sql`CREATE TABLE after ()`) };
+            const error = yield* Effect.flip(Migrator.run([...additional("breaks", run(sql)), fourth]));
             assert.strictEqual(error._tag, "MigrationFailed");
-            assert.include(error.message, "Migration 0003_breaks failed and was rolled back: ");
+            assert.include(error.message, `Migration ${fileOf(nextId, "breaks")} failed and was rolled back: `);
             assert.include(error.message, problem);
             assert.deepStrictEqual(yield* tablesOf(url), ourTables);
             assert.deepStrictEqual(
               (yield* Migrator.status()).map(({ appliedAt }) => appliedAt !== null),
-              [true, true],
+              names.map(() => true),
             );
             assert.deepStrictEqual(yield* locksOf(url), [], "the lock is held no longer than the run");
             // The connection went back to the pool outside any transaction.
@@ -226,8 +231,11 @@ describe("a migration that fails", () => {
               ),
               [{ n: 0 }],
             );
-            const mended = [...third("breaks", Effect.asVoid(sql`CREATE TABLE half ()`)), fourth];
-            assert.deepStrictEqual((yield* Migrator.run(mended)).map(Migrator.fileName), ["0003_breaks", "0004_after"]);
+            const mended = [...additional("breaks", Effect.asVoid(sql`CREATE TABLE half ()`)), fourth];
+            assert.deepStrictEqual((yield* Migrator.run(mended)).map(Migrator.fileName), [
+              fileOf(nextId, "breaks"),
+              fileOf(nextId + 1, "after"),
+            ]);
             assert.deepStrictEqual(
               (yield* tablesOf(url)).filter((_) => !ourTables.includes(_)),
               ["public.after", "public.half"],
@@ -249,9 +257,9 @@ describe("a migration that fails", () => {
             const lost = Effect.asVoid(
               Effect.zipRight(sql`CREATE TABLE half ()`, sql`SELECT pg_terminate_backend(pg_backend_pid())`),
             );
-            const error = yield* Effect.flip(Migrator.run(third("loses", lost)));
+            const error = yield* Effect.flip(Migrator.run(additional("loses", lost)));
             assert.strictEqual(error._tag, "MigrationFailed");
-            assert.include(error.message, "0003_loses");
+            assert.include(error.message, fileOf(nextId, "loses"));
             assert.include(error.message, "57P01");
             assert.deepStrictEqual(yield* tablesOf(url), ourTables);
             assert.deepStrictEqual(yield* locksOf(url), []);
@@ -266,8 +274,8 @@ describe("a ledger that does not fit", () => {
   const ledgers: ReadonlyArray<readonly [string, string, string]> = [
     [
       "is newer than this release",
-      "INSERT INTO portal_migrations (id, name) VALUES (3, 'from_the_future')",
-      "the database has 0003_from_the_future, this release ends with 0002; deploy the newer release",
+      `INSERT INTO portal_migrations (id, name) VALUES (${nextId}, 'from_the_future')`,
+      `the database has ${fileOf(nextId, "from_the_future")}, this release ends with ${String(nextId - 1).padStart(4, "0")}; deploy the newer release`,
     ],
     [
       "has an entry of another name",
@@ -332,13 +340,13 @@ describe("a ledger that does not fit", () => {
 });
 
 describe("a runner while another one works", () => {
-  /** A runner inside its third migration, until `release` is told. */
+  /** A runner inside its last migration, until `release` is told. */
   const working = (url: Redacted.Redacted) =>
     Effect.gen(function* () {
       const inside = yield* Deferred.make<void>();
       const release = yield* Deferred.make<void>();
       const run = Effect.zipRight(Deferred.succeed(inside, undefined), Deferred.await(release));
-      const known = third("slow", run);
+      const known = additional("slow", run);
       const fiber = yield* Effect.fork(on(url)(Migrator.run(known)));
       yield* Deferred.await(inside);
       return { known, fiber, release };
@@ -369,9 +377,12 @@ describe("a runner while another one works", () => {
       const url = yield* emptyDatabase;
       const first = yield* working(url);
       const second = yield* waiting(url, first.known);
-      assert.deepStrictEqual((yield* on(url)(Migrator.status(first.known)))[2]?.appliedAt, null);
+      assert.deepStrictEqual((yield* on(url)(Migrator.status(first.known))).at(-1)?.appliedAt, null);
       yield* Deferred.succeed(first.release, undefined);
-      assert.deepStrictEqual((yield* Fiber.join(first.fiber)).map(Migrator.fileName), [...names, "0003_slow"]);
+      assert.deepStrictEqual((yield* Fiber.join(first.fiber)).map(Migrator.fileName), [
+        ...names,
+        fileOf(nextId, "slow"),
+      ]);
       assert.deepStrictEqual(yield* Fiber.join(second), []);
       assert.deepStrictEqual(yield* locksOf(url), []);
     }),
@@ -427,7 +438,7 @@ describe("a runner while another one works", () => {
       const interruption = yield* Effect.fork(Fiber.interrupt(first.fiber));
       yield* Deferred.succeed(first.release, undefined);
       yield* Fiber.join(interruption);
-      assert.notStrictEqual((yield* on(url)(Migrator.status(first.known)))[2]?.appliedAt, null);
+      assert.notStrictEqual((yield* on(url)(Migrator.status(first.known))).at(-1)?.appliedAt, null);
       assert.deepStrictEqual(yield* locksOf(url), []);
     }),
   );

@@ -279,12 +279,12 @@ layer(TestOutage, { excludeTestServices: true, timeout: "120 seconds" })("the da
           const appId = yield* newTenant;
           const letters = yield* Effect.forEach(["a", "b", "c", "gated", "d", "e"], (type) => deadJob(appId, { type }));
           const ids = letters.map(({ id }) => id);
-          yield* inTheMiddle("replay", outage[way], Client.tenant(appId)(db.jobDlq.replay(ids)));
+          yield* inTheMiddle("replay", outage[way], Client.tenant(appId)(db.jobDlq.replay(ids, { actor: "test" })));
           yield* Client.tenant(appId)(
             Effect.gen(function* () {
               assert.strictEqual((yield* db.jobDlq.listPending()).length, ids.length);
               assert.strictEqual(yield* db.jobs.count({ status: "dead" }), ids.length);
-              const receipts = yield* db.jobDlq.replay(ids);
+              const receipts = yield* db.jobDlq.replay(ids, { actor: "test" });
               assert.deepStrictEqual(
                 receipts.map(({ outcome }) => outcome),
                 ids.map(() => "replayed"),

@@ -173,7 +173,7 @@ const program = Effect.gen(function* () {
   const unknownReason = () => db.jobs.deadLetter({ id: job.id, reason: "Bored", error: "" });
   // @ts-expect-error: no column of the table
   const unknownColumn = () => db.jobDlq.find({ colour: "red" });
-  const [receipt] = yield* db.jobDlq.replay([dead.id]);
+  const [receipt] = yield* db.jobDlq.replay([dead.id], { actor: "test" });
   console.log(receipt?.outcome, typeof unknownReason, typeof unknownColumn);
 }).pipe(Client.tenant(appId));
 

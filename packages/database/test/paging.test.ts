@@ -162,7 +162,7 @@ layer(TestDatabase, { excludeTestServices: true })("listPending and pagePending"
           const error = yield* Effect.flip(db.jobDlq.get(ids[1] ?? ""));
           assert.strictEqual(error._tag, "BadRow");
           // It can be replayed all the same: its payload is copied inside the database.
-          const [receipt] = yield* db.jobDlq.replay([ids[1] ?? ""]);
+          const [receipt] = yield* db.jobDlq.replay([ids[1] ?? ""], { actor: "test" });
           assert.strictEqual(receipt?.outcome, "replayed");
         }),
       );

@@ -28,7 +28,7 @@ layer(TestDatabase, { excludeTestServices: true })("replay", (it) => {
             reason: "Validation",
             error: "bad",
           });
-          const receipts = yield* db.jobDlq.replay([dead.id]);
+          const receipts = yield* db.jobDlq.replay([dead.id], { actor: "test" });
           assert.deepStrictEqual(
             receipts.map((_) => ({ ..._ })),
             [{ id: dead.id, outcome: "replayed" }],
@@ -58,17 +58,17 @@ layer(TestDatabase, { excludeTestServices: true })("replay", (it) => {
       const unknown = randomUUID();
       yield* Client.tenant(appId)(
         Effect.gen(function* () {
-          const receipts = yield* db.jobDlq.replay([second.id, unknown, first.id, second.id]);
+          const receipts = yield* db.jobDlq.replay([second.id, unknown, first.id, second.id], { actor: "test" });
           assert.deepStrictEqual(
             receipts.map((_) => _.id),
             [second.id, unknown, first.id],
           );
           assert.deepStrictEqual(outcomes(receipts), ["replayed", "not found", "replayed"]);
-          assert.deepStrictEqual(outcomes(yield* db.jobDlq.replay([first.id, second.id])), [
+          assert.deepStrictEqual(outcomes(yield* db.jobDlq.replay([first.id, second.id], { actor: "test" })), [
             "already gone",
             "already gone",
           ]);
-          assert.deepStrictEqual(yield* db.jobDlq.replay([]), []);
+          assert.deepStrictEqual(yield* db.jobDlq.replay([], { actor: "test" }), []);
         }),
       );
     }),
@@ -92,7 +92,11 @@ layer(TestDatabase, { excludeTestServices: true })("replay", (it) => {
               const sql = yield* SqlClient.SqlClient;
               yield* sql`UPDATE jobs SET status = 'cancelled', completed_at = now() WHERE id = ${job.id}`;
             }
-            assert.deepStrictEqual(outcomes(yield* db.jobDlq.replay([entry.id])), ["job not dead"], status);
+            assert.deepStrictEqual(
+              outcomes(yield* db.jobDlq.replay([entry.id], { actor: "test" })),
+              ["job not dead"],
+              status,
+            );
             assert.isTrue(Option.isNone(Option.getOrThrow(yield* db.jobDlq.get(entry.id)).replayedAt), status);
             assert.strictEqual(Option.getOrThrow(yield* db.jobs.get(job.id)).status, status);
           }
@@ -109,10 +113,10 @@ layer(TestDatabase, { excludeTestServices: true })("replay", (it) => {
       const dead = yield* deadJob(appId, { maxAttempts: 9, payload: [1, "two"] });
       yield* Client.tenant(appId)(
         Effect.gen(function* () {
-          assert.deepStrictEqual(outcomes(yield* db.jobDlq.replay([dead.id])), ["replayed"]);
+          assert.deepStrictEqual(outcomes(yield* db.jobDlq.replay([dead.id], { actor: "test" })), ["replayed"]);
           const again = yield* db.jobs.deadLetter({ id: dead.originalJobId, reason: "Validation", error: "again" });
           yield* sql`DELETE FROM jobs WHERE id = ${dead.originalJobId}`;
-          assert.deepStrictEqual(outcomes(yield* db.jobDlq.replay([again.id])), ["replayed"]);
+          assert.deepStrictEqual(outcomes(yield* db.jobDlq.replay([again.id], { actor: "test" })), ["replayed"]);
           const job = Option.getOrThrow(yield* db.jobs.get(dead.originalJobId));
           assert.strictEqual(job.status, "pending");
           assert.strictEqual(job.maxAttempts, 5);
@@ -134,7 +138,10 @@ layer(TestDatabase, { excludeTestServices: true })("replay", (it) => {
             letter(appId, { originalJobId: older.originalJobId, payload: "newer" }),
           );
           // Both were made in transactions of their own, so newer has the later time.
-          assert.deepStrictEqual(outcomes(yield* db.jobDlq.replay([older.id, newer.id])), ["job not dead", "replayed"]);
+          assert.deepStrictEqual(outcomes(yield* db.jobDlq.replay([older.id, newer.id], { actor: "test" })), [
+            "job not dead",
+            "replayed",
+          ]);
           assert.strictEqual(Option.getOrThrow(yield* db.jobs.get(older.originalJobId)).payload, "newer");
         }),
       );
@@ -152,12 +159,14 @@ layer(TestDatabase, { excludeTestServices: true })("replay", (it) => {
         db.jobDlq.insert(letter(mine, { originalJobId: foreignDead.originalJobId })),
       );
       const own = yield* deadJob(mine);
-      const asTenant = yield* Client.tenant(mine)(db.jobDlq.replay([living.id, own.id, dead.id, foreignDead.id]));
+      const asTenant = yield* Client.tenant(mine)(
+        db.jobDlq.replay([living.id, own.id, dead.id, foreignDead.id], { actor: "test" }),
+      );
       assert.deepStrictEqual(outcomes(asTenant), ["job not dead", "replayed", "job not dead", "not found"]);
-      assert.deepStrictEqual(outcomes(yield* Client.system(db.jobDlq.replay([living.id, dead.id]))), [
-        "job not dead",
-        "job not dead",
-      ]);
+      assert.deepStrictEqual(
+        outcomes(yield* Client.system(db.jobDlq.replay([living.id, dead.id], { actor: "test" }))),
+        ["job not dead", "job not dead"],
+      );
       const after = yield* Client.tenant(theirs)(db.jobs.find({ id: { ...foreign }.id }));
       assert.strictEqual(after[0]?.payload, "theirs");
       assert.strictEqual(after[0]?.status, "pending");
@@ -173,7 +182,7 @@ layer(TestDatabase, { excludeTestServices: true })("replay", (it) => {
       yield* Client.tenant(appId)(
         Effect.gen(function* () {
           yield* sql`UPDATE job_dlq SET payload = '{"n": 9007199254740993, "m": 1.10}' WHERE id = ${dead.id}`;
-          yield* db.jobDlq.replay([dead.id]);
+          yield* db.jobDlq.replay([dead.id], { actor: "test" });
           const rows = yield* sql`SELECT payload::text AS text FROM jobs WHERE id = ${dead.originalJobId}`;
           assert.deepStrictEqual(rows, [{ text: '{"m": 1.10, "n": 9007199254740993}' }]);
         }),
@@ -184,7 +193,7 @@ layer(TestDatabase, { excludeTestServices: true })("replay", (it) => {
   it.effect("refuses what is no uuid, and says which", () =>
     Effect.gen(function* () {
       const db = yield* DatabaseService;
-      const error = yield* Effect.flip(Client.system(db.jobDlq.replay([randomUUID(), "7"])));
+      const error = yield* Effect.flip(Client.system(db.jobDlq.replay([randomUUID(), "7"], { actor: "test" })));
       assert.strictEqual(error._tag, "InvalidInput");
       assert.include(error.message, "ids[1]");
     }),
@@ -227,8 +236,8 @@ layer(TestDatabase, { excludeTestServices: true })("replay", (it) => {
             const receipts = yield* Effect.all(
               Array.from({ length: 8 }, (_, caller) =>
                 caller % 2 === 0
-                  ? Client.tenant(appId)(db.jobDlq.replay(shuffled()))
-                  : Client.system(db.jobDlq.replay(shuffled())),
+                  ? Client.tenant(appId)(db.jobDlq.replay(shuffled(), { actor: "test" }))
+                  : Client.system(db.jobDlq.replay(shuffled(), { actor: "test" })),
               ),
               { concurrency: 8 },
             );

@@ -7,67 +7,10 @@ import * as Client from "../src/client.js";
 import { DatabaseService } from "../src/repos.js";
 import { rounds, seed } from "./support/campaign.js";
 import { letter, newTenant, TestDatabase, work } from "./support/database.js";
+import { json, named, text } from "./support/json.js";
 
 /** -0 becomes 0, as everywhere in JSON; nothing else changes. */
 const normal = (value: unknown): unknown => JSON.parse(JSON.stringify(value));
-
-// Keys that a column mapping would rename, nulls where it would die, and every shape of JSON at the top.
-const keys = fc.oneof(
-  fc.constantFrom("user_id", "userId", "a_b_c", "aBC", "__proto__", "constructor", "", "x y", "é", "👩‍🚀", "toJSON_"),
-  fc.string({ unit: "grapheme", maxLength: 8 }).filter((_) => !_.includes("\u0000")),
-);
-const text = fc.string({ unit: "grapheme" }).filter((_) => !_.includes("\u0000"));
-const json = fc.letrec<{ value: unknown; array: unknown; object: unknown; leaf: unknown }>((tie) => ({
-  leaf: fc.oneof(
-    fc.constant(null),
-    fc.boolean(),
-    text,
-    fc.integer(),
-    fc.double({ noNaN: true, noDefaultInfinity: true }),
-    fc.maxSafeInteger(),
-  ),
-  array: fc
-    .tuple(fc.option(tie("value"), { nil: null }), fc.array(tie("value"), { maxLength: 4 }))
-    .map(([first, rest]) => [first, ...rest]),
-  object: fc.dictionary(keys, tie("value"), { maxKeys: 4 }),
-  value: fc.oneof({ depthSize: "small", withCrossShrink: true }, tie("leaf"), tie("array"), tie("object")),
-})).value;
-
-const deep = (depth: number): unknown => {
-  let value: unknown = { leaf: null };
-  for (let i = 0; i < depth; i++) value = i % 2 === 0 ? [null, value] : { next_one: value };
-  return value;
-};
-
-const named: ReadonlyArray<unknown> = [
-  null,
-  true,
-  0,
-  -0,
-  "",
-  "text",
-  [],
-  {},
-  [null],
-  [null, { user_id: 1 }],
-  [[null]],
-  { a: { b_c: [null, { dE: null }] } },
-  "1",
-  "null",
-  "[]",
-  1e308,
-  5e-324,
-  Number.MAX_SAFE_INTEGER,
-  -1e-7,
-  0.1 + 0.2,
-  deep(900),
-  JSON.parse('{"__proto__": {"polluted": true}}'),
-  { userId: 1, user_id: 2 },
-  "\u2028\u2029\u007f\\\"'",
-  "{}",
-  '","',
-  "NULL",
-];
 
 layer(TestDatabase, { excludeTestServices: true })("every JSON value comes back as it was", (it) => {
   it.effect("through insert, insertMany, enqueue, enqueueMany, dead-lettering and replay", () =>
@@ -88,7 +31,7 @@ layer(TestDatabase, { excludeTestServices: true })("every JSON value comes back 
             } else {
               const job = yield* db.jobs.enqueue(work(appId, { payload }));
               const dead = yield* db.jobs.deadLetter({ id: job.id, reason: "MaxRetries", error: "x" });
-              yield* db.jobDlq.replay([dead.id]);
+              yield* db.jobDlq.replay([dead.id], { actor: "test" });
               assert.deepStrictEqual(job.payload, expected);
               assert.deepStrictEqual(dead.payload, expected);
               assert.deepStrictEqual(Option.getOrThrow(yield* db.jobs.get(job.id)).payload, expected);

@@ -73,7 +73,7 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
           "jobDlq.markReplayed",
           Either.isLeft(yield* Effect.either(db.withTransaction(db.jobDlq.markReplayed(foreign.id)))),
         );
-        expect("jobDlq.replay", (yield* db.jobDlq.replay([foreign.id]))[0]?.outcome === "not found");
+        expect("jobDlq.replay", (yield* db.jobDlq.replay([foreign.id], { actor: "test" }))[0]?.outcome === "not found");
         expect("jobDlq.purge", (yield* db.jobDlq.purge(0)) === 0);
         expect("jobs.claim", (yield* db.jobs.claim({ runner: "r" })).length === 0);
         expect("jobs.purge", (yield* db.jobs.purge(0)) === 0);
@@ -116,7 +116,7 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
     it.effect("counter-test: without the policies the same check finds leaks in every table", () =>
       Effect.gen(function* () {
         const sql = yield* SqlClient.SqlClient;
-        const tables = ["apps", "jobs", "job_dlq"];
+        const tables = ["apps", "jobs", "job_dlq", "job_dlq_events"];
         for (const table of tables) yield* sql.unsafe(`ALTER TABLE ${table} DISABLE ROW LEVEL SECURITY`);
         const leaks = yield* Effect.ensuring(
           isolation,
@@ -401,13 +401,16 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
           const db = yield* DatabaseService;
           const appId = yield* newTenant;
           const dead = yield* deadJob(appId);
-          assert.strictEqual((yield* Client.tenant(appId)(db.jobDlq.replay([dead.id])))[0]?.outcome, "replayed");
+          assert.strictEqual(
+            (yield* Client.tenant(appId)(db.jobDlq.replay([dead.id], { actor: "test" })))[0]?.outcome,
+            "replayed",
+          );
           assert.deepStrictEqual(yield* isolation, []);
           for (const query of [
             db.jobDlq.count(),
             db.jobDlq.listPending(),
             db.jobDlq.purge(),
-            db.jobDlq.replay([dead.id]),
+            db.jobDlq.replay([dead.id], { actor: "test" }),
             db.jobs.enqueue(work(appId)),
           ]) {
             const error = yield* Effect.flip(

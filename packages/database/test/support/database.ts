@@ -12,6 +12,7 @@ import * as Option from "effect/Option";
 import * as Redacted from "effect/Redacted";
 import { inject } from "vitest";
 import * as Client from "../../src/client.js";
+import * as Migrator from "../../src/migrator.js";
 import type { JobDlq } from "../../src/models.js";
 import { DatabaseService } from "../../src/repos.js";
 import type { Insert } from "../../src/rows.js";
@@ -30,6 +31,19 @@ export const TestDatabase = DatabaseService.layer.pipe(
   Layer.provideMerge(Layer.unwrapEffect(Effect.map(TestUrl, (url) => Client.layer({ url })))),
   Layer.provideMerge(cloned),
 );
+
+/** An empty database that is migrated up to this migration only. */
+export const databaseAt = (last: number) =>
+  DatabaseService.layer.pipe(
+    Layer.provideMerge(Layer.effectDiscard(Migrator.run(Migrator.catalogue.slice(0, last)))),
+    Layer.provideMerge(Layer.unwrapEffect(Effect.map(TestUrl, (url) => Client.layer({ url })))),
+    Layer.provideMerge(
+      Layer.scoped(
+        TestUrl,
+        Effect.suspend(() => Databases.empty(Redacted.make(inject("serverUrl")))),
+      ),
+    ),
+  );
 
 /** The same database with another login. */
 export const urlAs = (url: Redacted.Redacted, user: string, password: string): Redacted.Redacted => {

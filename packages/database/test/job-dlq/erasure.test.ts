@@ -1,0 +1,181 @@
+import { randomUUID } from "node:crypto";
+import * as SqlClient from "@effect/sql/SqlClient";
+import { assert, layer } from "@effect/vitest";
+import * as Effect from "effect/Effect";
+import * as Option from "effect/Option";
+import * as Client from "../../src/client.js";
+import { DatabaseService } from "../../src/repos.js";
+import { letter, newTenant, TestDatabase, work } from "../support/database.js";
+
+const actor = "privacy desk";
+
+layer(TestDatabase, { excludeTestServices: true })("jobDlq.erase", (it) => {
+  /** Every row of the queue as one text, to look for what must not be there any more. */
+  const everything = Effect.gen(function* () {
+    const sql = yield* SqlClient.SqlClient;
+    const rows = yield* Client.system(sql`
+      SELECT concat((SELECT string_agg(j::text, ' ') FROM jobs j), (SELECT string_agg(d::text, ' ') FROM job_dlq d),
+        (SELECT string_agg(e::text, ' ') FROM job_dlq_events e)) AS text`);
+    return String(rows[0]?.text);
+  });
+
+  const dead = (appId: string, userId: string, secret: string) =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const job = yield* db.jobs.enqueue({ ...work(appId, { payload: { secret } }), userId: Option.some(userId) });
+      return yield* db.jobs.deadLetter({ id: job.id, reason: "MaxRetries", error: `failed for ${secret}` });
+    });
+
+  it.effect("of a person leaves nothing of theirs anywhere, and everything of the others", () =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const sql = yield* SqlClient.SqlClient;
+      const appId = yield* newTenant;
+      const [userId, other] = [randomUUID(), randomUUID()];
+      const [secret, kept] = [`canary-${randomUUID()}`, `canary-${randomUUID()}`];
+      yield* Client.tenant(appId)(
+        Effect.gen(function* () {
+          const mine = Option.some(userId);
+          const pending = yield* dead(appId, userId, secret);
+          const replayed = yield* dead(appId, userId, secret);
+          yield* db.jobDlq.replay([replayed.id], { actor, payload: { secret, fixed: secret } });
+          // Its letter is purged, so that only the ledger's difference still holds something.
+          const purged = yield* dead(appId, userId, secret);
+          yield* db.jobDlq.replay([purged.id], { actor, payload: { other: secret } });
+          yield* sql`DELETE FROM job_dlq WHERE id = ${purged.id}`;
+          yield* sql`DELETE FROM jobs WHERE id = ${purged.originalJobId}`;
+          const discarded = yield* dead(appId, userId, secret);
+          yield* db.jobDlq.discard([discarded.id], { actor, reason: "x" });
+          const restored = yield* dead(appId, userId, secret);
+          const [event] = yield* db.jobDlq.discard([restored.id], { actor, reason: "x" });
+          yield* db.jobDlq.restore([event?.eventId ?? ""], { actor });
+          const running = yield* db.jobs.enqueue({ ...work(appId, { payload: { secret } }), userId: mine });
+          const [claimed] = yield* db.jobs.claim({ runner: "r" });
+          assert.isDefined(claimed);
+          const waiting = yield* db.jobs.enqueue({
+            ...work(appId, { payload: { secret } }),
+            userId: mine,
+            requestId: Option.some(randomUUID()),
+          });
+          const theirs = yield* dead(appId, other, kept);
+
+          const receipt = yield* db.jobDlq.erase({ userId }, { actor, reason: "asked to be forgotten" });
+          assert.deepStrictEqual({ ...receipt }, { letters: 3, copies: 1, jobsCancelled: 3, jobsEmptied: 6 });
+
+          const outcomes = (yield* db.jobDlq.replay([pending.id, replayed.id, discarded.id, restored.id, theirs.id], {
+            actor,
+          })).map((_) => _.outcome);
+          assert.deepStrictEqual(outcomes, ["erased", "erased", "erased", "erased", "replayed"]);
+          assert.strictEqual(
+            (yield* db.jobDlq.restore([event?.eventId ?? ""], { actor }))[0]?.outcome,
+            "already restored",
+          );
+          assert.strictEqual(Option.getOrThrow(yield* db.jobs.get(waiting.id)).status, "cancelled");
+          assert.strictEqual(Option.getOrThrow(yield* db.jobs.get(running.id)).status, "cancelled");
+          // Who runs it at this moment cannot settle it any more.
+          assert.strictEqual((yield* Effect.flip(db.jobs.complete(claimed)))._tag, "JobNotHeld");
+          const { items } = yield* db.jobDlq.events({ dlqId: pending.id });
+          assert.deepStrictEqual(
+            items.map(({ detail, kind, reason }) => ({ detail, kind, reason })),
+            [
+              {
+                kind: "erased",
+                reason: "asked to be forgotten",
+                detail: { source: "table", type: "mail.send", reason: "MaxRetries", attempts: 0 },
+              },
+            ],
+          );
+          const again = yield* db.jobDlq.erase({ userId }, { actor });
+          assert.deepStrictEqual({ ...again }, { letters: 0, copies: 0, jobsCancelled: 0, jobsEmptied: 0 });
+        }),
+      );
+      const left = yield* everything;
+      assert.notInclude(left, userId);
+      assert.notInclude(left, secret);
+      assert.include(left, other);
+      assert.include(left, kept);
+    }),
+  );
+
+  it.effect("of what a filter matches takes these letters and their jobs, in every state unless it names one", () =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const appId = yield* newTenant;
+      yield* Client.tenant(appId)(
+        Effect.gen(function* () {
+          const userId = randomUUID();
+          const [a, b] = [yield* dead(appId, userId, "a"), yield* dead(appId, userId, "b")];
+          yield* db.jobDlq.replay([b.id], { actor });
+          const only = yield* db.jobDlq.erase({ userId, state: "pending", type: "mail.send" }, { actor });
+          assert.deepStrictEqual({ ...only }, { letters: 1, copies: 0, jobsCancelled: 0, jobsEmptied: 1 });
+          const emptied = Option.getOrThrow(yield* db.jobs.get(a.originalJobId));
+          assert.deepStrictEqual([emptied.payload, emptied.errorHistory, emptied.status], [null, [], "dead"]);
+          assert.isTrue(Option.isNone(emptied.userId));
+          const rest = yield* db.jobDlq.erase({ text: "failed for b" }, { actor });
+          assert.deepStrictEqual({ ...rest }, { letters: 1, copies: 0, jobsCancelled: 1, jobsEmptied: 1 });
+        }),
+      );
+    }),
+  );
+
+  it.effect("by ids reaches discarded ones in the ledger too, and restore then says so", () =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const appId = yield* newTenant;
+      yield* Client.tenant(appId)(
+        Effect.gen(function* () {
+          const one = yield* dead(appId, randomUUID(), "x");
+          const [event] = yield* db.jobDlq.discard([one.id], { actor, reason: "x" });
+          const receipt = yield* db.jobDlq.erase({ ids: [one.id] }, { actor });
+          assert.deepStrictEqual({ ...receipt }, { letters: 0, copies: 1, jobsCancelled: 0, jobsEmptied: 1 });
+          assert.strictEqual((yield* db.jobDlq.restore([event?.eventId ?? ""], { actor }))[0]?.outcome, "erased");
+          assert.strictEqual((yield* db.jobDlq.discard([one.id], { actor, reason: "x" }))[0]?.outcome, "erased");
+        }),
+      );
+    }),
+  );
+
+  it.effect("never reaches another tenant's rows, and in the system scope all of them", () =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const [mine, theirs] = [yield* newTenant, yield* newTenant];
+      const userId = randomUUID();
+      const foreign = yield* Client.tenant(theirs)(dead(theirs, userId, "x"));
+      // A letter of mine may name another tenant's job; that job is not mine to empty.
+      yield* Client.tenant(mine)(
+        db.jobDlq.insert(letter(mine, { originalJobId: foreign.originalJobId, userId: Option.some(userId) })),
+      );
+      const receipt = yield* Client.tenant(mine)(db.jobDlq.erase({ userId }, { actor }));
+      assert.deepStrictEqual({ ...receipt }, { letters: 1, copies: 0, jobsCancelled: 0, jobsEmptied: 0 });
+      yield* Client.tenant(mine)(db.jobDlq.insert(letter(mine, { originalJobId: foreign.originalJobId })));
+      yield* Client.system(
+        db.jobDlq.erase(
+          { originalJobId: foreign.originalJobId, since: new Date(0), type: { prefix: "mail" }, reason: "nobody's" },
+          { actor },
+        ),
+      );
+      assert.deepStrictEqual(
+        Option.getOrThrow(yield* Client.tenant(theirs)(db.jobs.get(foreign.originalJobId))).payload,
+        { secret: "x" },
+      );
+      const all = yield* Client.system(db.jobDlq.erase({ userId }, { actor }));
+      assert.deepStrictEqual({ ...all }, { letters: 1, copies: 0, jobsCancelled: 0, jobsEmptied: 1 });
+    }),
+  );
+
+  it.effect("refuses an empty filter and a missing actor", () =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      for (const [filter, given, field] of [
+        [{}, actor, "filter"],
+        [{ state: "any" }, actor, "filter"],
+        [{ userId: "x" }, actor, "filter.userId"],
+        [{ userId: randomUUID() }, " ", "actor"],
+      ] as const) {
+        const error = yield* Effect.flip(Client.system(db.jobDlq.erase(filter, { actor: given })));
+        assert.strictEqual(error._tag, "InvalidInput");
+        assert.include(error.message, `jobDlq.erase: ${field} `);
+      }
+    }),
+  );
+});
