@@ -190,7 +190,7 @@ export const makeRetention = Effect.gen(function* () {
    * how many. The receipt names `actor`, or the login when none is given. For a large table prefer `retain`.
    */
   const purge = Effect.fn("jobDlq.purge")(function* (
-    olderThanDays = 30,
+    olderThanDays: number | undefined = 30,
     options: { readonly actor?: string | undefined } = {},
   ) {
     const operation = "jobDlq.purge";
