@@ -27,7 +27,9 @@ import { limitOf, repo } from "./factory.js";
 import { makeChanges } from "./job-dlq/changes.js";
 import { makeDiscard } from "./job-dlq/discard.js";
 import { makeErasure } from "./job-dlq/erasure.js";
+import { makeInsight } from "./job-dlq/insight.js";
 import { makeLedger } from "./job-dlq/ledger.js";
+import { makeLineage } from "./job-dlq/lineage.js";
 import { olderThan, placeOf } from "./job-dlq/place.js";
 import { makeReplay } from "./job-dlq/replay.js";
 import { makeRetention } from "./job-dlq/retention.js";
@@ -391,6 +393,8 @@ export const makeJobDlqRepo = Effect.gen(function* () {
     ...(yield* makeRetention),
     ...(yield* makeTransfer),
     ...(yield* makeChanges),
+    ...(yield* makeInsight),
+    ...(yield* makeLineage),
 
     /** The dead letter, if the scope sees it. Fails with `BadRow` when the stored row does not fit the model. */
     get: Effect.fn("jobDlq.get")(function* (id: string) {
