@@ -17,9 +17,23 @@ import { notStorable, textProblem } from "../json.js";
 
 const optional = <A, I>(schema: S.Schema<A, I>) => S.optionalWith(schema, { exact: true });
 
+// JSON leaves an object's undefined properties out; here that would take a condition away without a word.
+const undefinedIn = (value: unknown): string | undefined => {
+  let found: string | undefined;
+  JSON.stringify(value, (key, inner) => {
+    if (inner === undefined)
+      found ??= `has a property ${JSON.stringify(key)} that is undefined, which would exclude nothing`;
+    return inner;
+  });
+  return found;
+};
+
 const Storable = S.Unknown.pipe(
   S.filter((value) =>
-    Option.match(notStorable(value), { onNone: () => undefined, onSome: ({ path, problem }) => `${path} ${problem}` }),
+    Option.match(notStorable(value), {
+      onNone: () => undefinedIn(value),
+      onSome: ({ path, problem }) => `${path} ${problem}`,
+    }),
   ),
 );
 const Text = S.NonEmptyString.pipe(S.filter((text) => textProblem(text)));
