@@ -48,7 +48,23 @@ export interface Queue {
   readonly purgedJobs: ReadonlySet<string>;
 }
 
-const eventIds = S.decodeUnknown(S.Array(S.Struct({ id: S.String })));
+const decodeIds = S.decodeUnknown(S.Array(S.Struct({ id: S.String })));
+const decodeLetters = S.decodeUnknown(
+  S.Array(S.Struct({ id: S.String, originalJobId: S.String, type: S.String, isMine: S.Boolean })),
+);
+
+/** The jobs of a queue by what becomes of them, and whether each is the person's. */
+const states: ReadonlyArray<readonly [string, ReadonlyArray<boolean>]> = [
+  ["running", [true, true]],
+  ["alive", [true]],
+  ["expired", [true, false]],
+  ["old", [true, false]],
+  ["discarded", [true, true, false]],
+  ["replayed", [true, true, false]],
+  ["dead", [true, false, true, false]],
+  ["twice", [true]],
+  ["purged", [true, false]],
+];
 
 /** Letters of dead, purged, running and living jobs, two of one job, replayed, discarded, expired and old ones. */
 export const newQueue = Effect.gen(function* () {
@@ -58,85 +74,70 @@ export const newQueue = Effect.gen(function* () {
   const userId = randomUUID();
   const canary = `canary-${randomUUID()}`;
   const prefix = `race.${appId}.`;
-  const letters: Array<Queue["letters"][number]> = [];
-  const jobs = new Set<string>();
-  const submit = (type: string, isMine: boolean) =>
-    Effect.tap(
-      db.jobs.enqueue({
-        ...work(appId, { type: `${prefix}${type}`, payload: isMine ? { canary } : { to: "a@example.com" } }),
-        userId: isMine ? Option.some(userId) : Option.none(),
-        requestId: Option.some(randomUUID()),
-      }),
-      ({ id }) => Effect.sync(() => jobs.add(id)),
-    );
-  const dead = (type: string, isMine: boolean) =>
-    Effect.gen(function* () {
-      const job = yield* submit(type, isMine);
-      const error = isMine ? `Error: ${canary}` : "Error: no route";
-      const made = yield* db.jobs.deadLetter({ id: job.id, reason: "MaxRetries", error });
-      letters.push({ id: made.id, originalJobId: job.id, isMine, isSingle: true });
-      return made;
-    });
-  const aged = (ids: ReadonlyArray<string>) => sql`
-    UPDATE job_dlq SET dlq_at = now() - interval '3 days' WHERE id = ANY (${ids}::uuid[])`;
-  const insertFor = (originalJobId: string, type: string) =>
-    Effect.gen(function* () {
-      const made = yield* db.jobDlq.insert(
-        letter(appId, {
-          originalJobId,
-          type: `${prefix}${type}`,
-          payload: { canary },
-          userId: Option.some(userId),
-          errorHistory: [{ error: canary, timestamp: 1_790_000_000_000 }],
-        }),
-      );
-      letters.push({ id: made.id, originalJobId, isMine: true, isSingle: false });
-    });
+  const input = states.flatMap(([state, mine]) =>
+    mine.map((isMine) => ({
+      ...work(appId, { type: `${prefix}${state}`, payload: isMine ? { canary } : { to: "a@example.com" } }),
+      userId: isMine ? Option.some(userId) : Option.none(),
+      requestId: Option.some(randomUUID()),
+    })),
+  );
+  // One statement for many where the service would take one for each: the setup is not what is tested here.
+  const bury = (jobIds: ReadonlyArray<string>) => sql`
+    INSERT INTO job_dlq (original_job_id, app_id, type, payload, error_reason, attempts, error_history, request_id, user_id)
+    SELECT id, app_id, type, payload, 'MaxRetries', 3,
+      jsonb_build_array(jsonb_build_object('error', COALESCE(payload ->> 'canary', 'no route'), 'timestamp', 1790000000000)), request_id, user_id
+    FROM jobs WHERE id = ANY (${jobIds}::uuid[]) ORDER BY id`;
+  const age = (state: string) => sql`
+    UPDATE job_dlq SET dlq_at = now() - interval '3 days' WHERE type = ${`${prefix}${state}`}`;
 
   return yield* Client.tenant(appId)(
     Effect.gen(function* () {
-      const running: Array<string> = [];
-      for (let i = 0; i < 3; i++) running.push((yield* submit("running", true)).id);
-      yield* db.jobs.claim({ runner: "r", lease: "1 hour" });
-      yield* insertFor(running.pop() ?? "", "alive");
+      const jobs = yield* db.jobs.enqueueMany(input);
+      const jobsIn = (...wanted: ReadonlyArray<string>) =>
+        jobs.filter((_, place) => wanted.some((state) => input[place]?.type === `${prefix}${state}`));
+      const alive = jobsIn("running", "alive");
+      yield* sql`
+        UPDATE jobs
+        SET status = 'processing', attempts = 1, started_at = now(), locked_by = 'r', locked_until = now() + interval '1 hour'
+        WHERE id = ANY (${alive}::uuid[])`;
+      const died = jobs.filter((id) => !alive.includes(id));
+      yield* sql`UPDATE jobs SET status = 'dead', attempts = 3, completed_at = now() WHERE id = ANY (${died}::uuid[])`;
+      yield* bury([...died, ...jobsIn("alive")]);
+      yield* bury(jobsIn("twice"));
+      yield* sql`DELETE FROM jobs WHERE id = ANY (${jobsIn("purged")}::uuid[])`;
 
-      const expired = yield* Effect.forEach([true, false], (isMine) => dead("expired", isMine));
-      yield* aged(expired.map(({ id }) => id));
+      const rows = yield* sql`
+        SELECT id, original_job_id, type, user_id IS NOT NULL AS is_mine FROM job_dlq WHERE app_id = ${appId} ORDER BY id`;
+      const letters = (yield* Effect.orDie(decodeLetters(rows))).map(({ id, isMine, originalJobId, type }) => ({
+        id,
+        originalJobId,
+        isMine,
+        isSingle: type !== `${prefix}twice`,
+        type,
+      }));
+      const idsIn = (state: string, isMine: boolean) =>
+        letters.filter((each) => each.type === `${prefix}${state}` && each.isMine === isMine).map(({ id }) => id);
+      yield* age("expired");
       yield* db.jobDlq.retain({ pending: 1 }, { actor: "setup" });
-      const old = yield* Effect.forEach([true, false], (isMine) => dead("old", isMine));
-      yield* aged(old.map(({ id }) => id));
-
-      const discarded = yield* Effect.forEach([true, true, false], (isMine) => dead("discarded", isMine));
-      yield* db.jobDlq.discard(
-        discarded.map(({ id }) => id),
-        { actor: "setup", reason: "not needed" },
-      );
-      for (const isMine of [true, true, false]) {
-        const { id } = yield* dead("replayed", isMine);
-        yield* db.jobDlq.replay([id], { actor: "setup", ...(isMine ? { payload: { canary, fixed: true } } : {}) });
-      }
-      for (const isMine of [true, false, true, false]) yield* dead("dead", isMine);
-      const twice = yield* dead("twice", true);
-      letters[letters.length - 1] = { id: twice.id, originalJobId: twice.originalJobId, isMine: true, isSingle: false };
-      yield* insertFor(twice.originalJobId, "twice");
-      const purged = yield* Effect.forEach([true, false], (isMine) => dead("purged", isMine));
-      const purgedJobs = purged.map(({ originalJobId }) => originalJobId);
-      yield* sql`DELETE FROM jobs WHERE id = ANY (${purgedJobs}::uuid[])`;
+      yield* age("old");
+      const discarded = [...idsIn("discarded", true), ...idsIn("discarded", false)];
+      yield* db.jobDlq.discard(discarded, { actor: "setup", reason: "not needed" });
+      yield* db.jobDlq.replay(idsIn("replayed", true), { actor: "setup", payload: { canary, fixed: true } });
+      yield* db.jobDlq.replay(idsIn("replayed", false), { actor: "setup" });
 
       const removals = yield* sql`
         SELECT id FROM job_dlq_events WHERE app_id = ${appId} AND kind IN ('discarded', 'expired')`;
-      const events = (yield* Effect.orDie(eventIds(removals))).map(({ id }) => id);
       const queue: Queue = {
         appId,
         userId,
         canary,
         prefix,
         letters,
-        events,
-        running,
+        events: (yield* Effect.orDie(decodeIds(removals))).map(({ id }) => id),
+        running: jobsIn("running"),
         inserted: letters.length,
-        jobs,
-        purgedJobs: new Set(purgedJobs),
+        jobs: new Set(jobs),
+        purgedJobs: new Set(jobsIn("purged")),
       };
       return queue;
     }),
