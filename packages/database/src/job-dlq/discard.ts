@@ -127,8 +127,9 @@ export const makeDiscard = Effect.gen(function* () {
       Stream.withSpan("jobDlq.discard"),
     );
 
+  // By what is passed, one of the two: a cast past `unknown`, because TypeScript cannot tell the overloads of an arrow apart.
   const discard = ((what: ReadonlyArray<string> | JobDlqFilter, options: DiscardOptions & BulkOptions) =>
-    isIds(what) ? discardIds(what, options) : discardFilter(what, options)) as Discard;
+    isIds(what) ? discardIds(what, options) : discardFilter(what, options)) as unknown as Discard;
 
   // The lock on the event makes callers for the same one wait; the one who waited still has its old snapshot, so the unique index
   // on `undoes` is what refuses it when the letter has left the table again meanwhile.

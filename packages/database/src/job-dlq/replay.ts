@@ -153,7 +153,8 @@ export const makeReplay = Effect.gen(function* () {
       Stream.withSpan(operation),
     );
 
+  // By what is passed, one of the two: a cast past `unknown`, because TypeScript cannot tell the overloads of an arrow apart.
   const replay = ((what: ReadonlyArray<string> | JobDlqFilter, options: ReplayOptions & BulkOptions) =>
-    isIds(what) ? byIds(what, options) : byFilter(what, options)) as Replay;
+    isIds(what) ? byIds(what, options) : byFilter(what, options)) as unknown as Replay;
   return { replay };
 });

@@ -109,14 +109,6 @@ layer(TestDatabase, { excludeTestServices: true })("every operation on dead lett
       changesPosition: Effect.map(dlq.changesPosition(), (position) => !position.includes(theirs)),
       retain: Effect.map(dlq.retain({ replayed: 0 }, { actor, scope }), ({ replayed }) => replayed === 0),
       expiring: Effect.map(inside(dlq.expiring(1_000_000, { pending: 1 })), ({ count }) => count === 0),
-      preview: Effect.map(inside(dlq.preview({ state: "any" })), ({ count, sample }) => count + sample.length === 0),
-      groups: Effect.map(inside(dlq.groups({ state: "any" })), isEmpty),
-      stats: Effect.map(inside(dlq.stats({ by: "tenant" })), isEmpty),
-      outcome: Effect.map(inside(dlq.outcome(victim.id)), Option.isNone),
-      history: Effect.map(
-        inside(dlq.history(victim.originalJobId)),
-        ({ job, rounds }) => job === null && isEmpty(rounds),
-      ),
     };
     const leaks: Array<string> = [];
     for (const [name, probe] of Object.entries(probes)) {
