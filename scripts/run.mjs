@@ -2,9 +2,10 @@
  * What `npm run demo`, `npm test` and their variants do: install, then run, with nothing but Node and npm on the machine.
  * Whatever ends them, Ctrl-C included, nothing stays behind; see child.mjs.
  */
-import { chmodSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { run } from "./child.mjs";
 
@@ -77,6 +78,9 @@ try {
   const installed = await install();
   process.exitCode = installed === 0 ? await command() : installed;
 } finally {
+  // A server that an interrupted test had started takes its folder away last, moments after us.
+  const isServed = () => readdirSync(temporary).some((name) => name.startsWith("portal-postgres-"));
+  for (let round = 0; round < 100 && isServed(); round++) await sleep(100);
   try {
     rmSync(temporary, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
   } catch (error) {
