@@ -118,7 +118,7 @@ describe("requireVersion without a server", () => {
     Effect.gen(function* () {
       const { accepted, url } = yield* silentServer;
       const patient = yield* Effect.fork(requireVersion("url", url));
-      yield* Queue.take(accepted);
+      yield* Effect.asVoid(Queue.take(accepted));
       const impatient = yield* Effect.fork(requireVersion("url", url));
       const closed = yield* Queue.take(accepted);
       yield* Fiber.interrupt(impatient);

@@ -1,9 +1,17 @@
 /** SQL on a connection of its own. */
+import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
 import pg from "pg";
 
-/** The rows of one statement, or the driver's error. */
+/** The driver's error. */
+export class QueryFailed extends Data.TaggedError("QueryFailed")<{ readonly cause: unknown }> {
+  override get message() {
+    return this.cause instanceof Error ? this.cause.message : String(this.cause);
+  }
+}
+
+/** The rows of one statement. */
 export const query = (url: Redacted.Redacted, text: string) =>
   Effect.tryPromise({
     try: async (): Promise<ReadonlyArray<Record<string, unknown>>> => {
@@ -16,7 +24,7 @@ export const query = (url: Redacted.Redacted, text: string) =>
         await client.end();
       }
     },
-    catch: (cause) => cause,
+    catch: (cause) => new QueryFailed({ cause }),
   });
 
 /** A setting as the server has it. */
