@@ -2,7 +2,8 @@
  * A PostgreSQL of the test's own, on a data folder that outlives the server: it can be stopped, killed and started again,
  * each time on another port.
  */
-import { chmod, mkdtemp, readFile, rm } from "node:fs/promises";
+import { spawn } from "node:child_process";
+import { chmod, mkdtemp, readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import * as Postgres from "@parametric-portal/postgres/postgres";
@@ -30,17 +31,51 @@ const patience = {
   schedule: Schedule.intersect(Schedule.spaced("50 millis"), Schedule.recurs(200)),
 };
 
+// Runs as a process of its own and ends when its standard input does, so that the folder goes whatever becomes of the test:
+// Ctrl-C and kill -9 included. It waits for the server, which goes the same way.
+const remover = `
+  const { readFileSync, rmSync } = require("node:fs");
+  const [folder] = process.argv.slice(1);
+  const isRunning = () => {
+    try {
+      process.kill(Number(readFileSync(folder + "/data/postmaster.pid", "utf8").split("\\n")[0]), 0);
+      return true;
+    } catch (error) {
+      return error.code === "EPERM";
+    }
+  };
+  const until = Date.now() + 60000;
+  const remove = () => {
+    if (isRunning() && Date.now() < until) return setTimeout(remove, 20);
+    rmSync(folder, { recursive: true, force: true, maxRetries: 50, retryDelay: 100 });
+  };
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => undefined);
+  process.stdin.on("end", remove).on("error", remove).resume();`;
+
+/** A temporary folder that goes with the scope, or with this process. */
+const temporaryFolder = Effect.gen(function* () {
+  const folder = yield* Effect.promise(async () => {
+    const made = await mkdtemp(join(tmpdir(), "portal-own-"));
+    // Under root the server runs as another user, who has to get to the data.
+    await chmod(made, 0o755);
+    return made;
+  });
+  yield* Effect.acquireRelease(
+    Effect.sync(() =>
+      spawn(process.execPath, ["-e", remover, folder], { stdio: ["pipe", "ignore", "inherit"], detached: true }),
+    ),
+    (child) =>
+      Effect.async<void>((resume) => {
+        child.once("exit", () => resume(Effect.void));
+        child.stdin.end();
+      }),
+  );
+  return folder;
+});
+
 /** Not yet started. Stopped and removed with the scope. */
 export const make = Effect.gen(function* () {
-  const folder = yield* Effect.acquireRelease(
-    Effect.promise(async () => {
-      const made = await mkdtemp(join(tmpdir(), "portal-own-"));
-      // Under root the server runs as another user, who has to get to the data.
-      await chmod(made, 0o755);
-      return made;
-    }),
-    (made) => Effect.promise(() => rm(made, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 })),
-  );
+  const folder = yield* temporaryFolder;
   const dataDirectory = join(folder, "data");
   let running: Scope.CloseableScope | undefined;
   const stop = Effect.suspend(() => {
