@@ -52,7 +52,7 @@ const fill = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;
   yield* sql`INSERT INTO apps (name) SELECT 'tenant ' || lpad(i::text, 3, '0') FROM generate_series(1, 200) i`;
   // The first tenant has every second row, the last one the oldest 2,400; the others share the rest by the cube of a spread number.
-  // Several transactions, so that there is an order of arrival.
+  // Several transactions, so that there is an order of arrival; the last one brings 1,200 rows.
   for (let batch = 0; batch < batches; batch++) {
     yield* sql`
       WITH numbered AS (SELECT id, row_number() OVER (ORDER BY name) AS place FROM apps),
@@ -62,7 +62,7 @@ const fill = Effect.gen(function* () {
           WHEN i % 2 = 0 THEN 1
           ELSE 2 + floor(198 * power(((i::bigint * 7919) % 100003) / 100003.0, 3))::int END AS place
         FROM generate_series(1, ${total}::int) i
-        WHERE i % ${batches}::int = ${batch}::int),
+        WHERE LEAST(i % 400 / 36, ${batches - 1}::int) = ${batch}::int),
       jobs AS (
         INSERT INTO jobs (id, app_id, user_id, type, payload, status, completed_at, replays)
         SELECT md5('job ' || i)::uuid, n.id, CASE WHEN i % 3 = 0 THEN md5('user ' || i % 9001)::uuid END, 'type ' || i % 40,
@@ -166,13 +166,13 @@ const cases: Readonly<Record<string, ReadonlyArray<Case>>> = {
       call: call((db) => Stream.runDrain(db.jobDlq.replay({ type: "rare" }, { actor }))),
     },
   ],
+  // It serves groups too, by an index-only scan, as far as the table is vacuumed: that is not for a test to count on.
   idx_job_dlq_pending_fingerprint: [
     {
       name: "preview of a fingerprint",
       scope: large,
       call: call((db, { fingerprint }) => db.jobDlq.preview({ fingerprint })),
     },
-    { name: "groups", scope: large, call: call((db) => db.jobDlq.groups({})) },
   ],
   idx_job_dlq_original_job: [
     { name: "history", scope: large, call: call((db, { job }) => db.jobDlq.history(job)) },
