@@ -126,6 +126,6 @@ export const compileFilter = (sql: SqlClient.SqlClient, filter: JobDlqFilter): F
   if (filter.originalJobId !== undefined) conditions.push(sql`d.original_job_id = ${filter.originalJobId}::uuid`);
   if (filter.fingerprint !== undefined) conditions.push(sql`d.fingerprint = ${filter.fingerprint}::uuid`);
   if (filter.text !== undefined) conditions.push(sql`strpos(d.error_history -> -1 ->> 'error', ${filter.text}) > 0`);
-  if ("payload" in filter) conditions.push(sql`d.payload @>  ${JSON.stringify(filter.payload)}::jsonb`);
+  if ("payload" in filter) conditions.push(sql`d.payload @> ${JSON.stringify(filter.payload)}::jsonb`);
   return sql.and(conditions.length === 0 ? [sql`true`] : conditions);
 };
