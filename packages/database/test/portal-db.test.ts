@@ -348,7 +348,16 @@ describe("a portal-db that is stopped", () => {
           yield* until(url, isBlocked);
           yield* release;
           const { code, stdout } = yield* second.ended;
-          assert.deepStrictEqual([code, stdout], [0, "applied 0002_job_dlq\nthe database is up to date\n"]);
+          assert.deepStrictEqual(
+            [code, stdout],
+            [
+              0,
+              `${names
+                .slice(1)
+                .map((name) => `applied ${name}\n`)
+                .join("")}the database is up to date\n`,
+            ],
+          );
           assert.strictEqual((yield* portalDb(["check"], withUrl(url))).code, 0);
         }),
       );
