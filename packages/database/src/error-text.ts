@@ -2,6 +2,7 @@
  * The text of an error as the error history keeps it: anything can be rendered, nothing throws, and the result always fits.
  * A dead letter is never lost because of its error text. Pure.
  */
+import { inspect } from "node:util";
 import * as Cause from "effect/Cause";
 import * as Inspectable from "effect/Inspectable";
 
@@ -29,46 +30,64 @@ export const boundHistory = <A>(history: ReadonlyArray<A>): ReadonlyArray<A> =>
     ? history
     : [...history.slice(0, historyHead), ...history.slice(historyHead - maxHistory)];
 
-const renderError = (error: Error): string => {
-  const lines: Array<string> = [];
-  const seen = new Set<unknown>();
-  let current: unknown = error;
-  while (current instanceof Error && !seen.has(current)) {
-    seen.add(current);
-    const head = `${current.name}: ${current.message}`;
-    // A stack begins with name and message when the error was made; both may have changed since.
-    const stack = current.stack?.includes(current.message)
-      ? current.stack
-      : `${head}\n${current.stack ?? ""}`.trimEnd();
-    lines.push(seen.size === 1 ? stack : `[cause] ${stack}`);
-    current = current.cause;
+/** What reading gives; nothing when the value's own code throws: a getter, toString, toJSON, the traps of a proxy. */
+const attempt = <A>(read: () => A): A | undefined => {
+  try {
+    return read();
+  } catch {
+    return undefined;
   }
-  if (current !== undefined && !(current instanceof Error)) lines.push(`[cause] ${render(current)}`);
+};
+
+// Asked of a revoked proxy, both of these throw.
+const isError = (value: unknown): value is Error => attempt(() => value instanceof Error) === true;
+const isCause = (value: unknown): value is Cause.Cause<unknown> => attempt(() => Cause.isCause(value)) === true;
+
+const renderLink = (error: Error): string => {
+  const name = attempt(() => String(error.name)) ?? "Error";
+  const message = attempt(() => String(error.message));
+  const stack = attempt(() => String(error.stack ?? "")) ?? "";
+  // A stack begins with name and message when the error was made; both may have changed since.
+  if (stack !== "" && message !== undefined && stack.includes(message)) return stack;
+  return `${name}${message === undefined ? ", its message cannot be read" : `: ${message}`}\n${stack}`.trimEnd();
+};
+
+/** An error and its causes, each by itself: a cause that cannot be rendered takes nothing from what stands before it. */
+const renderError = (error: Error, seen: Set<unknown>): string => {
+  const lines: Array<string> = [];
+  let current: unknown = error;
+  while (isError(current) && !seen.has(current)) {
+    const link: Error = current;
+    seen.add(link);
+    lines.push(`${link === error ? "" : "[cause] "}${renderLink(link)}`);
+    current = attempt(() => link.cause);
+  }
+  if (current !== undefined && !isError(current)) lines.push(`[cause] ${render(current, seen)}`);
   return lines.join("\n");
 };
 
-const render = (error: unknown): string => {
+/** As Effect prints it, or else what it is made of, one by one: the pretty printer asks every value for its text. */
+const renderCause = (cause: Cause.Cause<unknown>, seen: Set<unknown>): string => {
+  const pretty = attempt(() => Cause.pretty(cause, { renderErrorCause: true }));
+  if (pretty !== undefined || seen.has(cause)) return pretty ?? "";
+  seen.add(cause);
+  return [...Cause.failures(cause), ...Cause.defects(cause)].map((_) => render(_, seen)).join("\n");
+};
+
+const render = (error: unknown, seen: Set<unknown>): string => {
   if (typeof error === "string") return error;
-  if (Cause.isCause(error)) return Cause.pretty(error, { renderErrorCause: true });
-  if (error instanceof Error) return renderError(error);
-  return Inspectable.stringifyCircular(error, 2) ?? String(error);
+  if (isCause(error)) return renderCause(error, seen);
+  if (isError(error)) return renderError(error, seen);
+  return (
+    attempt(() => Inspectable.stringifyCircular(error, 2) ?? String(error)) ??
+    // No JSON: a BigInt in it, a getter or toJSON that throws, a revoked proxy. Node shows those without running their code.
+    attempt(() => inspect(error, { depth: 3, getters: false, customInspect: false })) ??
+    `a value of type ${typeof error} that cannot be rendered`
+  );
 };
 
 /**
  * Renders whatever was thrown or failed: an Effect `Cause`, an `Error` with its stack and causes, a text, or any value,
  * down to ones that cannot be serialised. Bounded by {@link maxErrorLength}.
  */
-export const errorText = (error: unknown): string => {
-  try {
-    return boundText(render(error));
-  } catch (cannot) {
-    // A getter, toString or toJSON that throws, a BigInt in an object, a revoked Proxy.
-    let why = "";
-    try {
-      why = `: ${String(cannot)}`;
-    } catch {}
-    return boundText(
-      `${Object.prototype.toString.call(typeof error === "object" ? null : error)} that cannot be rendered${why}`,
-    );
-  }
-};
+export const errorText = (error: unknown): string => boundText(render(error, new Set()));

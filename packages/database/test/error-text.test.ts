@@ -36,11 +36,63 @@ describe("errorText", () => {
 
   const revoked = Proxy.revocable({}, {});
   revoked.revoke();
-  const unserialisable: ReadonlyArray<readonly [string, unknown]> = [
+  const silent = {
+    toJSON() {
+      throw new Error("no");
+    },
+  };
+  const knot = new Error("db down");
+  knot.cause = Cause.die(knot);
+  const kept: ReadonlyArray<readonly [string, unknown, RegExp]> = [
+    [
+      "a cause with a BigInt",
+      new Error("db down", { cause: { id: 1n } }),
+      /^Error: db down\n[\s\S]*\[cause\] \{ id: 1n \}$/,
+    ],
+    [
+      "a cause that is a revoked proxy",
+      new Error("db down", { cause: revoked.proxy }),
+      /^Error: db down\n[\s\S]*Revoked/,
+    ],
+    [
+      "a cause whose toJSON throws",
+      new Error("db down", { cause: silent }),
+      /^Error: db down\n[\s\S]*\[cause\] .*toJSON/,
+    ],
+    [
+      "a cause that cannot be read",
+      Object.defineProperty(new Error("db down"), "cause", {
+        get() {
+          throw new Error("no");
+        },
+      }),
+      /^Error: db down\n/,
+    ],
+    ["a cause that holds the error itself", knot, /^Error: db down\n/],
+    [
+      "a cause below a cause",
+      new Error("db down", { cause: new Error("socket", { cause: { id: 1n } }) }),
+      /^Error: db down\n[\s\S]*\[cause\] Error: socket\n[\s\S]*\[cause\] \{ id: 1n \}$/,
+    ],
+    ["an Effect cause, a failure", Cause.fail(new Error("db down", { cause: { id: 1n } })), /^Error: db down\n/],
+    [
+      "an Effect cause, beside what cannot be serialised",
+      Cause.parallel(Cause.die(revoked.proxy), Cause.fail(new Error("db down"))),
+      /^Error: db down\n[\s\S]*Revoked/,
+    ],
+  ];
+  for (const [name, error, expected] of kept) {
+    it(`keeps the message of an error with ${name}`, () => assert.match(errorText(error), expected));
+  }
+
+  const unserialisable: ReadonlyArray<readonly [string, unknown, RegExp?]> = [
     ["undefined", undefined],
     ["null", null],
-    ["a BigInt", 1n],
-    ["an object with a BigInt", { id: 1n }],
+    ["a BigInt", 1n, /^1n$/],
+    ["an object with a BigInt", { id: 1n }, /^\{ id: 1n \}$/],
+    ["a tagged object with a BigInt", { _tag: "X", id: 1n }, /^\{ _tag: 'X', id: 1n \}$/],
+    ["a failure with a BigInt", Cause.fail({ id: 1n }), /^\{ id: 1n \}$/],
+    ["a defect that is a revoked proxy", Cause.die(revoked.proxy), /Revoked Proxy/],
     ["a symbol", Symbol("s")],
     ["a function", () => 1],
     [
@@ -59,15 +111,8 @@ describe("errorText", () => {
         },
       },
     ],
-    [
-      "a toJSON that throws",
-      {
-        toJSON() {
-          throw new Error("no");
-        },
-      },
-    ],
-    ["a revoked proxy", revoked.proxy],
+    ["a toJSON that throws", silent, /toJSON/],
+    ["a revoked proxy", revoked.proxy, /Revoked Proxy/],
     [
       "an error whose message throws",
       Object.defineProperty(new Error("x"), "message", {
@@ -75,15 +120,21 @@ describe("errorText", () => {
           throw new Error("no");
         },
       }),
+      /^Error, its message cannot be read/,
+    ],
+    [
+      "a tag that throws",
+      {
+        id: 1n,
+        get [Symbol.toStringTag]() {
+          throw new Error("no");
+        },
+      },
     ],
     ["an object without a prototype", Object.create(null)],
   ];
-  for (const [name, value] of unserialisable) {
-    it(`never throws: ${name}`, () => {
-      const text = errorText(value);
-      assert.isString(text);
-      assert.isAbove(text.length, 0);
-    });
+  for (const [name, value, expected = /./] of unserialisable) {
+    it(`never throws: ${name}`, () => assert.match(errorText(value), expected));
   }
 });
 

@@ -305,8 +305,15 @@ layer(TestDatabase, { excludeTestServices: true })("settling a job", (it) => {
       ["a cause", Cause.parallel(Cause.fail("left"), Cause.die(new Error("right"))), /left[\s\S]*right/],
       ["undefined", undefined, /^undefined$/],
       ["null", null, /^null$/],
-      ["a BigInt", 7n, /BigInt/],
-      ["an object with a BigInt", { n: 7n }, /./],
+      ["a BigInt", 7n, /^7n$/],
+      ["an object with a BigInt", { n: 7n }, /^\{ n: 7n \}$/],
+      [
+        "an error whose cause has a BigInt",
+        new Error("db down", { cause: { id: 1n } }),
+        /^Error: db down\n[\s\S]*\[cause\] \{ id: 1n \}$/,
+      ],
+      ["an error whose cause is a revoked proxy", new Error("db down", { cause: revoked() }), /^Error: db down\n/],
+      ["a failure with a BigInt", Cause.fail({ id: 1n }), /^\{ id: 1n \}$/],
       ["a symbol", Symbol("s"), /s/],
       ["a function", () => 1, /./],
       [
@@ -319,7 +326,7 @@ layer(TestDatabase, { excludeTestServices: true })("settling a job", (it) => {
         /"a": 1/,
       ],
       ["an object whose every reading throws", throwing, /./],
-      ["a revoked proxy", revoked(), /cannot be rendered/],
+      ["a revoked proxy", revoked(), /Revoked Proxy/],
       ["an object without a prototype", Object.create(null), /./],
     ];
     for (const [name, given, expected] of errors) {
