@@ -443,6 +443,27 @@ describe("a runner while another one works", () => {
     }),
   );
 
+  it.scopedLive("counter-test: without the lock it does not wait, and both apply the same migration", () =>
+    Effect.gen(function* () {
+      const url = yield* emptyDatabase;
+      const first = yield* working(url);
+      const unlocked = Effect.gen(function* () {
+        const sql = yield* SqlClient.SqlClient;
+        return yield* Migrator.run(additional("slow", Effect.void)).pipe(
+          Statement.withTransformer((statement) => {
+            const isLock = statement.compile()[0].includes("pg_try_advisory_lock");
+            return Effect.succeed(isLock ? sql`SELECT true AS held` : statement);
+          }),
+        );
+      });
+      const applied = yield* on(url)(unlocked);
+      assert.deepStrictEqual(applied.map(Migrator.fileName), [fileOf(nextId, "slow")]);
+      yield* Deferred.succeed(first.release, undefined);
+      const error = yield* Effect.flip(Fiber.join(first.fiber));
+      assert.include(error.message, 'violates unique constraint "portal_migrations_pkey"');
+    }),
+  );
+
   it.scopedLive("eight of them on an empty database: exactly one applies", () =>
     Effect.gen(function* () {
       const url = yield* emptyDatabase;

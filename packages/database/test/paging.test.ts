@@ -6,27 +6,24 @@ import * as fc from "effect/FastCheck";
 import * as Option from "effect/Option";
 import * as Runtime from "effect/Runtime";
 import * as Client from "../src/client.js";
+import { decodeCursor, encodeCursor } from "../src/cursor.js";
 import { DatabaseService } from "../src/repos.js";
 import { campaign } from "./support/campaign.js";
 import { letter, newTenant, TestDatabase } from "./support/database.js";
 
-/** Walks all pages; returns the ids in the order they came. */
-const walk = (limit: number, type?: string) =>
+/** Walks all pages; returns the ids in the order they came. `change` is what becomes of each cursor on its way. */
+const walk = (limit: number, change: (cursor: string) => string = (_) => _) =>
   Effect.gen(function* () {
     const db = yield* DatabaseService;
     const ids: Array<string> = [];
     let cursor: string | undefined;
     for (;;) {
-      const page = yield* db.jobDlq.pagePending({
-        limit,
-        ...(type === undefined ? {} : { type }),
-        ...(cursor === undefined ? {} : { cursor }),
-      });
+      const page = yield* db.jobDlq.pagePending({ limit, ...(cursor === undefined ? {} : { cursor }) });
       assert.isAtMost(page.items.length + page.bad.length, limit);
       ids.push(...page.items.map(({ id }) => id));
       if (Option.isNone(page.next)) return ids;
       assert.strictEqual(page.items.length + page.bad.length, limit, "only the last page is short");
-      cursor = page.next.value;
+      cursor = change(page.next.value);
     }
   });
 
@@ -95,6 +92,29 @@ layer(TestDatabase, { excludeTestServices: true })("listPending and pagePending"
           ),
           campaign("paging", 300, 40),
         ),
+      );
+    }),
+  );
+
+  it.effect("counter-test: a cursor cut to milliseconds skips rows", () =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const sql = yield* SqlClient.SqlClient;
+      const appId = yield* newTenant;
+      const cut = (cursor: string) => {
+        const { at, id } = Option.getOrThrow(decodeCursor(cursor));
+        return encodeCursor({ at: String((BigInt(at) / 1000n) * 1000n), id });
+      };
+      yield* Client.tenant(appId)(
+        Effect.gen(function* () {
+          yield* db.jobDlq.insertMany(Array.from({ length: 9 }, (_, i) => letter(appId, { payload: i })));
+          // Three milliseconds with three letters each.
+          yield* sql`
+            UPDATE job_dlq SET dlq_at = timestamptz '2026-03-01 00:00:00Z'
+              + (payload::int / 3) * interval '1 millisecond' + (1 + payload::int % 3) * interval '1 microsecond'`;
+          assert.lengthOf(yield* walk(1), 9);
+          assert.lengthOf(yield* walk(1, cut), 3);
+        }),
       );
     }),
   );

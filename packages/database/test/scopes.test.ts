@@ -12,6 +12,7 @@ import * as Client from "../src/client.js";
 import { DatabaseService } from "../src/repos.js";
 import { classify } from "../src/sql-state.js";
 import { deadJob, letter, newTenant, TestDatabase, TestUrl, urlAs, work } from "./support/database.js";
+import { jsonAsText, stockClient } from "./support/stock.js";
 
 const settings = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;
@@ -250,27 +251,66 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
   });
 
   describe("a scope inside the caller's own transaction", () => {
+    type Scoped = (
+      appId: string,
+    ) => <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, unknown, R | SqlClient.SqlClient>;
+
+    /** What a scope of `a` and then one of `b` leave behind in the caller's transaction, by the way that they end. */
+    const leftBehind = (tenantScope: Scoped, a: string, b: string) =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const sql = yield* SqlClient.SqlClient;
+        const left: Array<readonly [string, unknown]> = [];
+        yield* db.withTransaction(
+          Effect.gen(function* () {
+            for (const before of [outside, { role: "pg_monitor", tenant: b }]) {
+              const check = (ending: string) =>
+                Effect.map(settings, (after) => {
+                  if (after.role !== before.role || after.tenant !== before.tenant) left.push([ending, after]);
+                });
+              yield* sql`SELECT set_config('role', ${before.role}, true), set_config('app.current_tenant', ${before.tenant}, true)`;
+              yield* tenantScope(a)(db.jobs.enqueue(work(a)));
+              yield* check("success");
+              yield* sql`SELECT set_config('role', ${before.role}, true), set_config('app.current_tenant', ${before.tenant}, true)`;
+              yield* Effect.flip(tenantScope(a)(Effect.zipRight(db.jobs.enqueue(work(a)), Effect.fail("no"))));
+              yield* check("failure");
+              yield* Effect.flip(tenantScope(b)(sql`SELECT 1 / 0`));
+              yield* check("failed statement");
+              yield* Client.system(Effect.void);
+              yield* check("system");
+            }
+          }),
+        );
+        return left;
+      });
+
     it.effect("gives the role and the tenant back before its savepoint is released, whichever way it ends", () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const [a, b] = [yield* newTenant, yield* newTenant];
+        assert.deepStrictEqual(yield* leftBehind(Client.tenant, a, b), []);
+        assert.strictEqual(yield* Client.tenant(a)(db.jobs.count()), 2);
+      }),
+    );
+
+    it.effect("counter-test: one that trusts SET LOCAL leaves its role and tenant to what follows", () =>
       Effect.gen(function* () {
         const db = yield* DatabaseService;
         const sql = yield* SqlClient.SqlClient;
         const [a, b] = [yield* newTenant, yield* newTenant];
-        yield* db.withTransaction(
-          Effect.gen(function* () {
-            for (const before of [outside, { role: "pg_monitor", tenant: b }]) {
-              yield* sql`SELECT set_config('role', ${before.role ?? ""}, true), set_config('app.current_tenant', ${before.tenant ?? ""}, true)`;
-              yield* Client.tenant(a)(db.jobs.enqueue(work(a)));
-              assert.deepStrictEqual(yield* settings, before);
-              yield* Effect.flip(Client.tenant(a)(Effect.zipRight(db.jobs.enqueue(work(a)), Effect.fail("no"))));
-              assert.deepStrictEqual(yield* settings, before);
-              yield* Effect.flip(Client.tenant(b)(sql`SELECT 1 / 0`));
-              assert.deepStrictEqual(yield* settings, before);
-              yield* Client.system(Effect.void);
-              assert.deepStrictEqual(yield* settings, before);
-            }
-          }),
-        );
-        assert.strictEqual(yield* Client.tenant(a)(db.jobs.count()), 2);
+        const trusting: Scoped = (appId) => (effect) =>
+          db.withTransaction(
+            Effect.zipRight(
+              sql`SELECT set_config('role', 'parametric_tenant', true), set_config('app.current_tenant', ${appId}, true)`,
+              effect,
+            ),
+          );
+        const remains = { role: "parametric_tenant", tenant: a };
+        // A rollback takes them along; a release does not.
+        assert.deepStrictEqual(yield* leftBehind(trusting, a, b), [
+          ["success", remains],
+          ["success", remains],
+        ]);
       }),
     );
 
@@ -287,27 +327,40 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
   });
 
   describe("withTransaction", () => {
+    /** The payloads that are stored by ten nested transactions side by side, of which the odd ones fail. */
+    const sideBySide = Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const sql = yield* SqlClient.SqlClient;
+      const appId = yield* newTenant;
+      // Each yields between its statements.
+      const nested = (i: number) =>
+        Effect.gen(function* () {
+          yield* db.jobs.enqueue(work(appId, { payload: i }));
+          yield* Effect.yieldNow();
+          yield* db.jobs.enqueue(work(appId, { payload: i }));
+          if (i % 2 === 1) return yield* Effect.fail("odd");
+        });
+      yield* sql.withTransaction(
+        Effect.forEach(
+          Array.from({ length: 10 }, (_, i) => i),
+          (i) => Effect.either(sql.withTransaction(nested(i))),
+          { concurrency: "unbounded" },
+        ),
+      );
+      return (yield* Client.tenant(appId)(db.jobs.find({}))).map(({ payload }) => Number(payload)).sort();
+    });
+    const evenTwice = [0, 0, 2, 2, 4, 4, 6, 6, 8, 8];
+
     it.effect("runs nested transactions one after the other: none loses what another rolled back", () =>
       Effect.gen(function* () {
-        const db = yield* DatabaseService;
-        const appId = yield* newTenant;
-        // Each nested transaction yields between its statements; the odd ones fail.
-        const nested = (i: number) =>
-          Effect.gen(function* () {
-            yield* db.jobs.enqueue(work(appId, { payload: i }));
-            yield* Effect.yieldNow();
-            yield* db.jobs.enqueue(work(appId, { payload: i }));
-            if (i % 2 === 1) return yield* Effect.fail("odd");
-          });
-        yield* Client.tenant(appId)(
-          Effect.forEach(
-            Array.from({ length: 10 }, (_, i) => i),
-            (i) => Effect.either(db.withTransaction(nested(i))),
-            { concurrency: "unbounded" },
-          ),
-        );
-        const payloads = (yield* Client.tenant(appId)(db.jobs.find({}))).map(({ payload }) => Number(payload)).sort();
-        assert.deepStrictEqual(payloads, [0, 0, 2, 2, 4, 4, 6, 6, 8, 8]);
+        assert.deepStrictEqual(yield* sideBySide, evenTwice);
+      }),
+    );
+
+    it.effect("counter-test: the driver's own withTransaction loses writes, or keeps what was to be rolled back", () =>
+      Effect.gen(function* () {
+        const stored = yield* Effect.provide(sideBySide, stockClient({ transformJson: false, types: jsonAsText }));
+        assert.notDeepEqual(stored, evenTwice);
       }),
     );
 
