@@ -103,6 +103,8 @@ const explained = <A, E, R>(call: Effect.Effect<A, E, R>) =>
     });
     const queries = sent.filter(([text]) => /\bFROM job_dlq\b/.test(text));
     assert.strictEqual(queries.length, 1, "the call is one query");
+    // Who asks decides what is planned: the policies are a part of each query.
+    assert.deepStrictEqual(yield* sql`SELECT CURRENT_USER::text AS role`, [{ role: "parametric_tenant" }]);
     const plans = yield* Effect.forEach(queries, ([text, parameters]) =>
       sql.unsafe(`EXPLAIN (FORMAT JSON) ${text}`, [...parameters]),
     );

@@ -267,6 +267,9 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
           const error = yield* Effect.flip(Client.tenant(mine)(db.jobDlq.markReplayed(id)));
           assert.strictEqual(error._tag, "JobDlqNotFound");
         }
+        const error = yield* Effect.flip(Client.tenant(mine)(db.jobDlq.markReplayed("42")));
+        assert.strictEqual(error._tag, "InvalidInput");
+        assert.include(error.message, 'jobDlq.markReplayed: id is "42", which is no uuid');
         assert.isTrue(Option.isNone(Option.getOrThrow(yield* Client.system(db.jobDlq.get(foreign.id))).replayedAt));
       }),
     );
