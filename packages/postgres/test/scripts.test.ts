@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
@@ -29,6 +29,49 @@ describe("the commands of package.json", () => {
       assert.strictEqual(scripts[name], `exec node scripts/run.mjs ${name}`);
     }
   });
+});
+
+/** Processes that were given the folder for their temporary files, whatever they are called: nothing to see but on Linux. */
+const givenTo = (folder: string) =>
+  Effect.sync(() =>
+    (process.platform === "linux" ? readdirSync("/proc") : []).filter((pid) => {
+      try {
+        return /^\d+$/.test(pid) && readFileSync(join("/proc", pid, "environ"), "latin1").includes(`${folder}/`);
+      } catch {
+        // It has ended meanwhile, or is somebody else's.
+        return false;
+      }
+    }),
+  );
+
+describe("scripts/run.mjs", () => {
+  const cases: ReadonlyArray<readonly [args: ReadonlyArray<string>, isUnderWay: RegExp]> = [
+    [["demo"], /1\. Real input becomes jobs/],
+    [["test", "packages/database/test/explain.test.ts"], /PostgreSQL 18\.\d+ \(url\)/],
+  ];
+  for (const [args, isUnderWay] of cases) {
+    it.scopedLive(
+      `${args.join(" ")} that gets Ctrl-C ends with 130 and leaves no process and no temporary folder`,
+      () =>
+        Effect.gen(function* () {
+          const folder = yield* temporaryFolder;
+          const program = [join(root, "scripts/run.mjs"), ...args];
+          const { ended, kill, says, saysOnStderr } = yield* start(folder, process.execPath, program, { env });
+          yield* saysOnStderr(/PostgreSQL 18\.\d+ \(embedded\)/);
+          yield* says(isUnderWay);
+          // Counter-test: what must be gone can be seen while it is there.
+          assert.isNotEmpty((yield* leftOf(folder)).processes);
+          assert.isNotEmpty((yield* leftOf(folder)).files);
+          if (process.platform === "linux") assert.isNotEmpty(yield* givenTo(folder));
+          yield* kill("SIGINT");
+          const { code, stderr, stdout } = yield* ended;
+          assert.strictEqual(code, 130, `${stdout}\n${stderr}`);
+          assert.deepStrictEqual(yield* leftOf(folder), nothing);
+          assert.deepStrictEqual(yield* givenTo(folder), []);
+        }),
+      180_000,
+    );
+  }
 });
 
 describe("a script that runs a command with a server", () => {
