@@ -49,6 +49,20 @@ describe.skipIf(client === undefined)("a container (skipped where no engine answ
     }),
   );
 
+  it.scopedLive("is the choice when nothing is forced and no URL is given, and with a URL it is not", () =>
+    Effect.gen(function* () {
+      const folder = yield* temporaryFolder;
+      const settings = named(folder);
+      const { provider, url } = yield* Postgres.make({ settings });
+      assert.strictEqual(provider, "testcontainers");
+      assert.deepStrictEqual(yield* containersOf(folder), ["running"]);
+      const given = yield* Postgres.make({ url });
+      assert.strictEqual(given.provider, "url");
+      assert.strictEqual(Redacted.value(given.url), Redacted.value(url));
+      assert.deepStrictEqual(yield* containersOf(folder), ["running"]);
+    }),
+  );
+
   it.scopedLive("that refuses its settings fails with what to do, and is removed", () =>
     Effect.gen(function* () {
       const folder = yield* temporaryFolder;
