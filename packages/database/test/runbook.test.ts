@@ -9,7 +9,7 @@ import * as Option from "effect/Option";
 import * as Client from "../src/client.js";
 import { DatabaseService } from "../src/repos.js";
 import { root } from "./support/command.js";
-import { newTenant, TestDatabase, work } from "./support/database.js";
+import { letter, newTenant, TestDatabase, work } from "./support/database.js";
 import { blocksOf } from "./support/markdown.js";
 
 type Call<A> = Effect.Effect<A, unknown, DatabaseService | SqlClient.SqlClient>;
@@ -114,9 +114,27 @@ layer(TestDatabase, { excludeTestServices: true })("the runbook", (it) => {
       const discarded = yield* discard({ type: "invoice.2" }, "somebody in a hurry", "not needed");
       assert.isAbove(discarded, 0);
       assert.strictEqual(yield* undo("somebody in a hurry", actor), discarded);
+      assert.strictEqual(yield* undo("somebody in a hurry", actor), 0);
       const rest = Option.getOrThrow(yield* replayAll(filter, actor));
       assert.strictEqual(rest.replayed, 7);
       assert.strictEqual((yield* look(filter)).count, 0);
+    }),
+  );
+
+  it.scoped("a discard of more than a page of the ledger is undone whole", () =>
+    Effect.gen(function* () {
+      const { discard, undo } = yield* runbook;
+      const db = yield* DatabaseService;
+      const appId = yield* newTenant;
+      const inTenant = Client.tenant(appId);
+      yield* inTenant(
+        db.jobDlq.insertMany(Array.from({ length: 2_100 }, () => letter(appId, { type: "report.many" }))),
+      );
+      const pending = inTenant(db.jobDlq.count({ type: "report.many" }));
+      assert.strictEqual(yield* discard({ type: "report.many" }, "somebody thorough", "not needed"), 2_100);
+      assert.strictEqual(yield* pending, 0);
+      assert.strictEqual(yield* undo("somebody thorough", actor), 2_100);
+      assert.strictEqual(yield* pending, 2_100);
     }),
   );
 
