@@ -1,5 +1,6 @@
 /**
- * The repositories and `DatabaseService`, which holds them: every statement that touches apps, jobs and dead letters.
+ * The repositories and `DatabaseService`, which holds them: the statements on apps and jobs, and the plain ones on dead
+ * letters. What operators do with those (replay, discard, retention, stats, export …) stands in `job-dlq/`, each in a module.
  *
  * Contract: a method is one statement unless its doc says otherwise, so it happens whole or not at all; it sees what the open
  * scope sees (`Client.tenant`, `Client.system`); claims and settlements are fenced, replays happen once. Beside the errors
