@@ -14,7 +14,10 @@ import * as Redacted from "effect/Redacted";
 import ts from "typescript";
 import { inject } from "vitest";
 import * as Client from "../src/client.js";
+import { historyHead, maxErrorLength, maxHistory } from "../src/error-text.js";
+import { JobDlqFilter } from "../src/job-dlq/filter.js";
 import { ReplayOutcome } from "../src/job-dlq/replay.js";
+import { maxDepth } from "../src/json.js";
 import { JobDlqReason, JobStatus } from "../src/models.js";
 import { DatabaseService } from "../src/repos.js";
 import { databaseError } from "../src/sql-state.js";
@@ -389,7 +392,10 @@ layer(TestDatabase, { excludeTestServices: true })("the documents", (it) => {
           assert.strictEqual(code, 0, stderr);
           const lines = linesOf(only("text test"));
           // How many were skipped depends on whether a container engine answers, and one file alone skips none.
-          const numberless = (line: string) => timeless(line).replace(/ \| \d+ skipped/, "").replaceAll(/\d+/g, "<n>");
+          const numberless = (line: string) =>
+            timeless(line)
+              .replace(/ \| \d+ skipped/, "")
+              .replaceAll(/\d+/g, "<n>");
           const isServers = (line: string) => line.startsWith("> PostgreSQL");
           assert.isUndefined(missingLine(lines.filter(isServers), stderr, numberless), stderr);
           assert.isUndefined(
@@ -542,6 +548,38 @@ layer(TestDatabase, { excludeTestServices: true })("the documents", (it) => {
           );
           for (const row of tableUnder(readme, table)) assert.notStrictEqual(row.meaning, "", row.column);
         }
+      }),
+    );
+
+    it("of a filter's fields has those of its Schema", () => {
+      const told = tableUnder(readme, "Operations").flatMap(({ field = "" }) => field.split(", "));
+      assert.deepStrictEqual([...told].sort(), Object.keys(JobDlqFilter.fields).sort());
+      for (const row of tableUnder(readme, "Operations")) assert.notStrictEqual(row.matches, "", row.field);
+    });
+
+    it.effect("of limits has the numbers of the code", () =>
+      Effect.gen(function* () {
+        const told = tableUnder(readme, "Limits").map(({ limit = "", what = "" }) => [
+          what,
+          [...limit.matchAll(/(?<![-\w])\d[\d,]*/g)].map(([number]) => Number(number.replaceAll(",", ""))),
+        ]);
+        const source = fs.readFileSync(join(root, "packages/database/src/repos.ts"), "utf8");
+        const [, chunk = ""] = /^const chunkSize = ([\d_]+);$/m.exec(source) ?? [];
+        assert.deepStrictEqual(Object.fromEntries(told), {
+          "limit of a list, a claim, a rescue": [1, 1000],
+          "rows in insertMany and enqueueMany": [Number(chunk.replaceAll("_", ""))],
+          "text of one stored error": [maxErrorLength],
+          "error history of one job": [maxHistory, historyHead, maxHistory - historyHead],
+          "nesting of a payload": [maxDepth],
+          "numbers in a payload": [2, 53],
+          "days of a purge": [0],
+        });
+        const db = yield* DatabaseService;
+        const isTaken = (effect: Effect.Effect<unknown, unknown, SqlClient.SqlClient>) => Effect.isSuccess(effect);
+        const lists = [1000, 1, 1001, 0].map((limit) => isTaken(Client.system(db.jobDlq.listPending({ limit }))));
+        assert.deepStrictEqual(yield* Effect.all(lists), [true, true, false, false]);
+        const purges = [0, -1].map((days) => isTaken(Client.system(db.jobDlq.purge(days))));
+        assert.deepStrictEqual(yield* Effect.all(purges), [true, false]);
       }),
     );
 
