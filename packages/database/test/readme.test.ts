@@ -21,7 +21,7 @@ import { maxDepth } from "../src/json.js";
 import { JobDlqReason, JobStatus } from "../src/models.js";
 import { DatabaseService } from "../src/repos.js";
 import { databaseError } from "../src/sql-state.js";
-import { type Ended, root, run, succeed } from "./support/command.js";
+import { type Ended, interrupted, root, run, succeed } from "./support/command.js";
 import { deadJob, newTenant, TestDatabase, TestUrl, urlAs } from "./support/database.js";
 import { type Block, blocksOf, documents, tableUnder } from "./support/markdown.js";
 
@@ -156,6 +156,10 @@ interface Runner {
 const ended = (line: string, { code, stderr, stdout }: Ended) =>
   assert.strictEqual(code, 0, `${line}\n${stdout}\n${stderr}`);
 
+/** What npx runs in a checkout: of a command that is not installed it would fetch a stranger's package. */
+const withPostgres = join(root, "node_modules/.bin/with-postgres");
+const serverUrl = /^postgres:\/\/postgres:.+@127\.0\.0\.1:\d+\/postgres$/m;
+
 /** What the shell blocks may say. Quick commands are run; of long ones it is proved that they exist and are run elsewhere. */
 const commands: ReadonlyArray<Runner> = [
   // Both are run below, and what they print is compared.
@@ -185,14 +189,18 @@ const commands: ReadonlyArray<Runner> = [
     form: /^(?:npx|pnpm exec) with-postgres -- node --eval "(.+)"$/,
     check: ([line, script = ""]) =>
       Effect.map(
-        run("node", ["packages/postgres/bin/with-postgres.mjs", "--", "node", "--eval", script], {
-          env: { POSTGRES_PROVIDER: "embedded" },
-        }),
+        run(withPostgres, ["--", "node", "--eval", script], { env: { POSTGRES_PROVIDER: "embedded" } }),
         (_) => {
           ended(line, _);
-          assert.match(_.stdout, /^postgres:\/\/postgres:.+@127\.0\.0\.1:\d+\/postgres$/m);
+          assert.match(_.stdout, serverUrl);
         },
       ),
+  },
+  // It stays up until Ctrl-C, which here comes as soon as it has said where it is.
+  {
+    form: /^npx with-postgres$/,
+    check: ([line]) =>
+      Effect.map(interrupted(withPostgres, serverUrl, { POSTGRES_PROVIDER: "embedded" }), (_) => ended(line, _)),
   },
   {
     form: /^npm install ((?:\S+ ?)+)$/,

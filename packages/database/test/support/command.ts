@@ -1,5 +1,5 @@
 /** Other programs, run to their end as a reader of the documentation would run them. */
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import * as fs from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -32,6 +32,7 @@ export const run = (
   program: string,
   args: ReadonlyArray<string>,
   options: { readonly cwd?: string; readonly env?: Readonly<Record<string, string>> } = {},
+  told: (child: ChildProcess, stdout: string) => void = () => undefined,
 ): Effect.Effect<Ended> =>
   Effect.async((resume) => {
     const child = spawn(program, args, {
@@ -43,6 +44,7 @@ export const run = (
     let stderr = "";
     child.stdout.setEncoding("utf8").on("data", (text: string) => {
       stdout += text;
+      told(child, stdout);
     });
     child.stderr.setEncoding("utf8").on("data", (text: string) => {
       stderr += text;
@@ -52,6 +54,16 @@ export const run = (
       resume(Effect.succeed({ code: code ?? 1, stdout, stderr: signal === null ? stderr : `${stderr}${signal}` })),
     );
     return Effect.sync(() => child.kill());
+  });
+
+/** {@link run} without arguments, for a program that stays until Ctrl-C: which it gets when it has printed what is waited for. */
+export const interrupted = (
+  program: string,
+  until: RegExp,
+  env: Readonly<Record<string, string>> = {},
+): Effect.Effect<Ended> =>
+  run(program, [], { env }, (child, stdout) => {
+    if (until.test(stdout)) child.kill("SIGINT");
   });
 
 /** {@link run}; anything but exit code 0 is a defect that shows what the program said. Returns what it printed. */
