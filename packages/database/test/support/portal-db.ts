@@ -30,7 +30,7 @@ export const start = (program: string, args: ReadonlyArray<string>, environment:
       Effect.sync(() => {
         const started = spawn(program, args, {
           cwd: root,
-          env: { PATH: process.env.PATH, HOME: process.env.HOME, ...environment },
+          env: { PATH: process.env.PATH, HOME: process.env.HOME, TMPDIR: process.env.TMPDIR, ...environment },
           stdio: ["ignore", "pipe", "pipe"],
         });
         for (const name of ["stdout", "stderr"] as const) {
