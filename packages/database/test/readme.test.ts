@@ -389,7 +389,10 @@ layer(TestDatabase, { excludeTestServices: true })("the documents", (it) => {
           assert.strictEqual(code, 0, stderr);
           const lines = linesOf(only("text test"));
           // How many were skipped depends on whether a container engine answers, and one file alone skips none.
-          const numberless = (line: string) => timeless(line).replace(/ \| \d+ skipped/, "").replaceAll(/\d+/g, "<n>");
+          const numberless = (line: string) =>
+            timeless(line)
+              .replace(/ \| \d+ skipped/, "")
+              .replaceAll(/\d+/g, "<n>");
           const isServers = (line: string) => line.startsWith("> PostgreSQL");
           assert.isUndefined(missingLine(lines.filter(isServers), stderr, numberless), stderr);
           assert.isUndefined(
