@@ -26,7 +26,7 @@ export interface BulkOptions {
   readonly scope?: DataScope | undefined;
   /** Dead letters in one statement, 1 to 10,000. Default 1,000. */
   readonly batchSize?: number | undefined;
-  /** Dead letters at most. Default: all that match. */
+  /** Dead letters at most that are replayed or discarded; those that cannot be do not count. Default: all that match. */
   readonly limit?: number | undefined;
   /** Dead letters a second at most, more than 0. Default: as fast as it goes. */
   readonly ratePerSecond?: number | undefined;
@@ -41,9 +41,10 @@ const rateOf = (operation: string, rate: number) =>
 
 const decodeSnapshot = S.decodeUnknown(S.Tuple(S.Struct({ snapshot: S.String })));
 
-/** A batch that was done: how many dead letters it asked for, and the place of the last of them, if any. */
+/** A batch that was done: how many dead letters it asked for and took, and the place of the last of them, if any. */
 export interface Batch<A> {
   readonly asked: number;
+  readonly taken: number;
   readonly last: Position | undefined;
   readonly value: A;
 }
@@ -96,7 +97,7 @@ export const inBatches = <A, E>(
           const wanted = Math.min(size, left);
           const batch = yield* inScope(take(askedOf(sql, filter, snapshot, after, wanted)));
           if (batch.asked === 0) return Option.none();
-          const rest = { after: batch.last, left: batch.asked < wanted ? 0 : left - batch.asked, paused: batch.asked };
+          const rest = { after: batch.last, left: batch.asked < wanted ? 0 : left - batch.taken, paused: batch.asked };
           return Option.some([Chunk.of(batch.value), rest] as const);
         });
       return Stream.unfoldChunkEffect({ after: undefined as Position | undefined, left: limit, paused: 0 }, step);

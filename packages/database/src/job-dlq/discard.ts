@@ -84,7 +84,7 @@ export class RestoreReceipt extends S.Class<RestoreReceipt>("RestoreReceipt")({
 
 export const makeDiscard = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;
-  const readBatch = batchOf(DiscardReceipt);
+  const readBatch = batchOf(DiscardReceipt, "discarded");
   const readRestored = S.decodeUnknown(S.Array(RestoreReceipt));
 
   const change = (operation: string, options: DiscardOptions) =>

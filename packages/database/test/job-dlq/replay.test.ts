@@ -178,6 +178,47 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.replay with options",
       }),
     );
 
+    for (const batchSize of [1, 2, 10]) {
+      it.effect(`replays of several letters of one job only the newest, in batches of ${batchSize}`, () =>
+        Effect.gen(function* () {
+          const db = yield* DatabaseService;
+          const appId = yield* newTenant;
+          const oldest = yield* deadJob(appId, { payload: "oldest" });
+          const { originalJobId } = oldest;
+          const inTenant = Client.tenant(appId);
+          const older = yield* inTenant(db.jobDlq.insert(letter(appId, { originalJobId, payload: "older" })));
+          const newest = yield* inTenant(db.jobDlq.insert(letter(appId, { originalJobId, payload: "newest" })));
+          const runs: Array<unknown> = [];
+          const receipts = yield* db.jobDlq
+            .replay({ all: true }, { actor, scope: { _tag: "tenant", appId }, batchSize })
+            .pipe(
+              // What is replayed runs at once and dies again.
+              Stream.tap(() =>
+                inTenant(
+                  Effect.gen(function* () {
+                    for (const { fence, id, payload } of yield* db.jobs.claim({ runner: "r" })) {
+                      runs.push(payload);
+                      yield* db.jobs.deadLetter({ id, fence, reason: "MaxRetries", error: "again" });
+                    }
+                  }),
+                ),
+              ),
+              Stream.mapConcat((_) => _.receipts),
+              Stream.runCollect,
+            );
+          assert.deepStrictEqual(runs, ["newest"]);
+          assert.deepStrictEqual(
+            Chunk.toReadonlyArray(receipts).map(({ id, outcome }) => [id, outcome]),
+            [
+              [oldest.id, "job not dead"],
+              [older.id, "job not dead"],
+              [newest.id, "replayed"],
+            ],
+          );
+        }),
+      );
+    }
+
     it.effect("passes letters whose jobs are not dead once, and ends", () =>
       Effect.gen(function* () {
         const db = yield* DatabaseService;
@@ -193,6 +234,22 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.replay with options",
           erased: 0,
           "not found": 0,
         });
+      }),
+    );
+
+    it.effect("does not count letters whose jobs are not dead against its limit", () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const appId = yield* newTenant;
+        for (let i = 0; i < 3; i++) {
+          const job = yield* Client.tenant(appId)(db.jobs.enqueue({ ...letter(appId), type: "living" }));
+          yield* Client.tenant(appId)(db.jobDlq.insert(letter(appId, { originalJobId: job.id })));
+        }
+        yield* dead(appId, 4);
+        const { asked, outcomes } =
+          (yield* progressOf(appId, { all: true }, { limit: 3 })).at(-1) ?? assert.fail("nothing was done");
+        assert.deepInclude({ asked, ...outcomes }, { asked: 6, replayed: 3, "job not dead": 3 });
+        assert.strictEqual((yield* progressOf(appId, { all: true }, { limit: 1 })).at(-1)?.outcomes.replayed, 1);
       }),
     );
 
