@@ -50,9 +50,17 @@ export interface Batch<A> {
 }
 
 /**
+ * Whether a row of `job_dlq` under the alias `d` was there when the snapshot was taken. Those of the transaction around it, which
+ * a snapshot does not call visible, are among them, and those of a transaction that this server has not come to yet: they were
+ * loaded from a dump of another one, with its numbers.
+ */
+export const wasThere = (sql: SqlClient.SqlClient, snapshot: string): Fragment => sql`
+  (pg_visible_in_snapshot(d.arrived, ${snapshot}::pg_snapshot) OR d.arrived = pg_current_xact_id_if_assigned()
+    OR d.arrived >= (SELECT pg_snapshot_xmax(pg_current_snapshot())))`;
+
+/**
  * The dead letters of the next batch, as the body of a CTE `asked (id, place, at)`: those of the filter that were there when
- * the work began, oldest first. Those of the transaction around it, which a snapshot does not call visible, are among them, and
- * those of a transaction that this server has not come to yet: they were loaded from a dump of another one, with its numbers.
+ * the work began, oldest first.
  */
 const askedOf = (
   sql: SqlClient.SqlClient,
@@ -64,8 +72,7 @@ const askedOf = (
   SELECT d.id, row_number() OVER (ORDER BY d.dlq_at, d.id) AS place, ${placeOf(sql)} AS at
   FROM job_dlq d
   WHERE ${compileFilter(sql, filter)}
-    AND (pg_visible_in_snapshot(d.arrived, ${snapshot}::pg_snapshot) OR d.arrived = pg_current_xact_id_if_assigned()
-      OR d.arrived >= (SELECT pg_snapshot_xmax(pg_current_snapshot())))
+    AND ${wasThere(sql, snapshot)}
     ${after === undefined ? sql`` : sql`AND ${newerThan(sql, after)}`}
   ORDER BY d.dlq_at, d.id
   LIMIT ${limit}`;

@@ -251,6 +251,18 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.exportTo and importFr
         }),
     );
 
+    it.effect("writes what was loaded from a dump of another server, whose transactions were further on", () =>
+      Effect.gen(function* () {
+        const sql = yield* SqlClient.SqlClient;
+        const appId = yield* newTenant;
+        yield* Effect.replicateEffect(deadJob(appId), 3);
+        // What pg_dump writes and a new server reads: the column as it was.
+        yield* sql`
+          UPDATE job_dlq SET arrived = (pg_current_xact_id()::text::bigint + 1000000)::text::xid8 WHERE app_id = ${appId}::uuid`;
+        assert.strictEqual((yield* exported(appId)).length, 3);
+      }),
+    );
+
     it.effect("redacts field by field, and leaves the others exact", () =>
       Effect.gen(function* () {
         const appId = yield* newTenant;
