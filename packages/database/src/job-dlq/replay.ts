@@ -91,17 +91,13 @@ export const makeReplay = Effect.gen(function* () {
       // likes. A job comes back in one of two ways, and neither touches a living job or another app's: a dead one is updated (its state
       // checked again after any wait), a purged one is inserted, where an id that is taken, visible or not, is left alone. ON
       // CONFLICT DO UPDATE would raise 42501 on another tenant's job.
-      // A batch does not know what the next ones have, and these come in the order of age: the older payload of a job would go first.
-      const isNewest = sql`
-        NOT EXISTS (
-          SELECT FROM job_dlq n
-          WHERE n.original_job_id = l.original_job_id AND n.app_id = l.app_id AND n.replayed_at IS NULL
-            AND (n.dlq_at, n.id) > (l.dlq_at, l.id))`;
       return (asked: Asked) =>
         sql`
-          WITH ${lockPending(sql, asked)},
+          WITH ${lockPending(sql, asked, asked.isBatch)},
           chosen AS MATERIALIZED (
-            SELECT DISTINCT ON (original_job_id) * FROM locked l WHERE ${asked.isBatch ? isNewest : sql`true`} ORDER BY original_job_id, dlq_at DESC, id DESC),
+            SELECT newest.*
+            FROM (SELECT DISTINCT ON (original_job_id) * FROM locked ORDER BY original_job_id, dlq_at DESC, id DESC) newest
+            WHERE newest.id IN (SELECT id FROM asked)),
           held AS MATERIALIZED (
             SELECT j.id FROM jobs j WHERE j.id IN (SELECT original_job_id FROM chosen)
             ORDER BY j.id

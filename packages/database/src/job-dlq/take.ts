@@ -49,17 +49,22 @@ export const checkPendingChange = (operation: string, filter: JobDlqFilter) =>
   );
 
 /**
- * CTEs `asked`, `seen` (the statement's snapshot) and `locked` (what is still pending once the lock is held).
- * A fragment for `WITH`.
+ * CTEs `asked`, `seen` (the statement's snapshot) and `locked` (what is still pending once the lock is held). `withNewer`: and the
+ * newer pending letters of the same jobs, which a later batch may have and another caller may be taking. A fragment for `WITH`.
  */
-export const lockPending = (sql: SqlClient.SqlClient, { asked, seen }: Asked): Fragment => sql`
+export const lockPending = (sql: SqlClient.SqlClient, { asked, seen }: Asked, withNewer = false): Fragment => sql`
   asked AS MATERIALIZED (${asked}),
   seen AS (${seen}),
   locked AS MATERIALIZED (
-    SELECT d.* FROM job_dlq d JOIN asked USING (id)
-    WHERE d.replayed_at IS NULL
+    SELECT d.* FROM job_dlq d
+    WHERE d.id IN (SELECT id FROM asked ${withNewer ? newer(sql) : sql``}) AND d.replayed_at IS NULL
     ORDER BY d.original_job_id, d.id
     FOR UPDATE OF d)`;
+
+const newer = (sql: SqlClient.SqlClient): Fragment => sql`
+  UNION
+  SELECT n.id FROM asked JOIN job_dlq l USING (id) JOIN job_dlq n ON n.original_job_id = l.original_job_id AND n.app_id = l.app_id
+  WHERE n.replayed_at IS NULL AND (n.dlq_at, n.id) > (l.dlq_at, l.id)`;
 
 /**
  * For a letter `a.id` that is not in the table: why, from the ledger. Purged ones are as unknown as ones that never were.
