@@ -62,6 +62,49 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.replay with options",
         }),
     );
 
+    it.effect("writes the difference of large and of deep payloads, bounded", () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const appId = yield* newTenant;
+        const nested = (depth: number, inner: unknown) => {
+          let value = inner;
+          for (let i = 0; i < depth; i++) value = i % 2 === 0 ? [value] : { in: value };
+          return value;
+        };
+        const diffOf = (before: unknown, payload: unknown) =>
+          Effect.gen(function* () {
+            const one = yield* deadJob(appId, { payload: before });
+            return yield* Client.tenant(appId)(
+              Effect.gen(function* () {
+                assert.strictEqual((yield* db.jobDlq.replay([one.id], { actor, payload }))[0]?.outcome, "replayed");
+                const { items } = yield* db.jobDlq.events({ dlqId: one.id });
+                const detail = items[0]?.detail as
+                  | { payload_diff: ReadonlyArray<{ op: string; path: string }> }
+                  | undefined;
+                return detail?.payload_diff ?? [];
+              }),
+            );
+          });
+        // A quadratic one would take minutes, and the test its time.
+        const many = Array.from({ length: 20_000 }, (_, i) => i);
+        const changed = yield* diffOf(
+          many,
+          many.map((i) => -1 - i),
+        );
+        assert.deepStrictEqual(
+          changed.map(({ op, path }) => [op, path]),
+          many.map((i) => ["replace", `/${i}`]),
+        );
+        const deep = yield* diffOf(nested(1000, 1), nested(1000, 2));
+        assert.deepStrictEqual(
+          deep.map(({ op, path }) => [op, path.split("/").length]),
+          [["replace", 101]],
+        );
+        const shallow = yield* diffOf(nested(100, 1), nested(100, 2));
+        assert.deepInclude(shallow[0], { op: "replace", from: 1, value: 2 });
+      }),
+    );
+
     it.effect("may be any JSON value, null too, and is the purged job's as well", () =>
       Effect.gen(function* () {
         const db = yield* DatabaseService;
