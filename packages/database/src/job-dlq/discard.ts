@@ -62,14 +62,15 @@ export interface Discard {
 /**
  * What became of one event of a restore. `restored` · `already restored`: by an earlier call, or by another one just now ·
  * `id exists`: a dead letter with this id is in the table again (imported) · `already gone`: it was in the table again and was
- * replayed there; its copy would be replayed a second time · `erased`: its person's data was removed · `not found`: no event of this
- * scope that took a letter out.
+ * replayed there; its copy would be replayed a second time · `unknown app`: its app was deleted · `erased`: its person's data was
+ * removed · `not found`: no event of this scope that took a letter out.
  */
 export const RestoreOutcome = S.Literal(
   "restored",
   "already restored",
   "id exists",
   "already gone",
+  "unknown app",
   "erased",
   "not found",
 );
@@ -166,7 +167,7 @@ export const makeDiscard = Effect.gen(function* () {
       usable AS MATERIALIZED (
         SELECT DISTINCT ON (dlq_id) * FROM locked
         WHERE entry IS NOT NULL AND id NOT IN (SELECT id FROM undone)
-          AND dlq_id NOT IN (SELECT id FROM present) AND dlq_id NOT IN (SELECT id FROM replayed)
+          AND app_id IN (SELECT id FROM apps) AND dlq_id NOT IN (SELECT id FROM present) AND dlq_id NOT IN (SELECT id FROM replayed)
         ORDER BY dlq_id, id DESC),
       restored AS (
         INSERT INTO job_dlq (${letterColumns(sql)})
@@ -187,6 +188,7 @@ export const makeDiscard = Effect.gen(function* () {
           WHEN used.id IS NOT NULL THEN 'restored'
           WHEN a.id IN (SELECT id FROM undone) THEN 'already restored'
           WHEN l.entry IS NULL THEN 'erased'
+          WHEN l.app_id NOT IN (SELECT id FROM apps) THEN 'unknown app'
           WHEN l.dlq_id IN (SELECT id FROM replayed) AND l.dlq_id NOT IN (SELECT id FROM present) THEN 'already gone'
           ELSE 'id exists'
         END AS outcome
