@@ -12,16 +12,17 @@ export default Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;
 
   // What makes two failures the same failure: type, reason, and the first line of the last error without what differs from one
-  // occurrence to the next: quoted text, then everything that begins with a digit or with hexadecimal letters before one (uuids,
-  // timestamps, addresses, hexadecimal and other numbers). Cut to 300 characters before the regular expression, and without
-  // lookahead and counted repetition: a stack of 3 kB took 5 times, an expression for each kind of number 6 times as long.
+  // occurrence to the next: quoted text, which the cut may have left open, and every word with a digit in it, with the numbers that
+  // a sign joins to it (uuids, ULIDs, ids like cus_N2f and nanoids, timestamps, addresses, hexadecimal and other numbers). Cut to 300
+  // characters before the regular expression, and without lookahead and counted repetition: a stack of 3 kB took 5 times, an
+  // expression for each kind of number 6 times as long.
   // Inlined into the generated column, so no SET search_path; the body is bound when it is created.
   yield* sql.unsafe(`
     CREATE FUNCTION job_dlq_error_shape(p_error_history jsonb) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN regexp_replace(
       split_part(left(p_error_history -> -1 ->> 'error', 300), E'\\n', 1) COLLATE "C",
-      '"[^"]*"|\`[^\`]*\`|(?<![[:alnum:]])''[^'']*''|[0-9a-fA-F-]*[0-9][0-9a-fA-FxXTZ:.,+-]*',
+      '"[^"]*(?:"|$)|\`[^\`]*(?:\`|$)|(?<![[:alnum:]])''[^'']*(?:''|$)|[[:alnum:]_-]*[0-9][[:alnum:]_-]*(?:[:.,+][0-9][[:alnum:]_-]*)*',
       '?', 'g')`);
   yield* sql.unsafe(`
     CREATE FUNCTION job_dlq_fingerprint(p_type text, p_reason text, p_error_history jsonb) RETURNS uuid

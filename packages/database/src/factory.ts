@@ -63,7 +63,7 @@ export interface FindOptions<A> {
   readonly order?: { readonly [K in keyof A]?: "asc" | "desc" };
 }
 
-export interface Repo<A, InsertRow, UpdateRow> {
+export interface Repo<A, InsertRow, UpdateRow, Fixed extends PropertyKey = never> {
   /** The first row by id that meets the predicate. Fails with `BadRow` when that one does not fit the model. */
   readonly one: (where: Predicate<A>) => Effect.Effect<Option.Option<A>, QueryError | BadRow>;
   /** Rows that meet the predicate (`{}`: all). One that does not fit the model is left out and logged with its id. */
@@ -73,7 +73,10 @@ export interface Repo<A, InsertRow, UpdateRow> {
   /** Writes one row and returns it as stored. */
   readonly insert: (row: InsertRow) => Effect.Effect<A, QueryError | AppNotFound>;
   /** Changes the rows that meet the predicate, which must not be empty; returns how many. */
-  readonly set: (where: Predicate<A>, patch: Patch<UpdateRow>) => Effect.Effect<number, QueryError | AppNotFound>;
+  readonly set: (
+    where: Predicate<A>,
+    patch: Patch<Omit<UpdateRow, Fixed>>,
+  ) => Effect.Effect<number, QueryError | AppNotFound>;
 }
 
 export interface Purging {
@@ -81,9 +84,13 @@ export interface Purging {
   readonly purge: (olderThanDays?: number) => Effect.Effect<number, QueryError>;
 }
 
-/** `purge`: the name of a function `(int) returns int` in the database. */
+/**
+ * `purge`: the name of a function `(int) returns int` in the database. `fixed`: fields that `set` does not change, because only
+ * an operation of the repository may.
+ */
 export interface Config {
   readonly purge?: string;
+  readonly fixed?: ReadonlyArray<string>;
 }
 
 /** The generic methods for a table. The model's fields are its columns, in snake_case. */
@@ -96,6 +103,7 @@ export const repo = <M extends Model.AnyNoContext, const C extends Config>(model
     const encodeInsert = encoderOf(model);
     const changeable = new Set(fieldsOf(model.update));
     changeable.delete("id");
+    for (const field of config.fixed ?? []) changeable.delete(field);
 
     const columnOf = (operation: string, name: string) =>
       Effect.fromNullable(columns[name]).pipe(
@@ -161,7 +169,8 @@ export const repo = <M extends Model.AnyNoContext, const C extends Config>(model
       });
 
     const name = (method: string) => `${table}.${method}`;
-    const repository: Repo<A, Insert<S.Schema.Type<M["insert"]>>, S.Schema.Type<M["update"]>> = {
+    type Fixed = C extends { readonly fixed: ReadonlyArray<infer Field extends string> } ? Field : never;
+    const repository: Repo<A, Insert<S.Schema.Type<M["insert"]>>, S.Schema.Type<M["update"]>, Fixed> = {
       one: Effect.fn(name("one"))(function* (where) {
         const rows = yield* select(name("one"), where, { limit: 1 });
         return yield* read.first(rows);

@@ -336,7 +336,11 @@ export interface PendingPage {
 
 export const makeJobDlqRepo = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;
-  const dlq = yield* repo(JobDlq, "job_dlq", { purge: "purge_job_dlq" });
+  // What was dead-lettered stays as it was, and what becomes of it goes through an operation that the ledger sees.
+  const dlq = yield* repo(JobDlq, "job_dlq", {
+    purge: "purge_job_dlq",
+    fixed: ["originalJobId", "appId", "payload", "attempts", "errorHistory", "replayedAt", "requestId", "userId"],
+  });
   const read = rowsOf(JobDlq, "job_dlq");
   const encode = encoderOf(JobDlq);
   const decodePlaces = S.decodeUnknown(S.Array(S.Struct({ id: S.String, place: S.String })));

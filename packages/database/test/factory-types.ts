@@ -10,7 +10,7 @@ import { App, JobDlq } from "../src/models.js";
 import { DatabaseService } from "../src/repos.js";
 
 export const accepted = Effect.gen(function* () {
-  const { jobDlq, jobs } = yield* DatabaseService;
+  const { jobs } = yield* DatabaseService;
   const purging = yield* repo(JobDlq, "job_dlq", { purge: "purge_job_dlq" });
   return [
     jobs.find({}),
@@ -26,7 +26,7 @@ export const accepted = Effect.gen(function* () {
     jobs.find({}, { limit: 1, order: { priority: "desc", id: "asc" } }),
     jobs.count(),
     jobs.set({ id: "a" }, { type: "b", priority: "low", userId: Option.none(), scheduledAt: Update.now }),
-    jobDlq.set({ id: "a" }, { replayedAt: Update.now, errorReason: "Validation" }),
+    purging.set({ id: "a" }, { replayedAt: Update.now, errorReason: "Validation" }),
     purging.purge(30),
   ];
 });
@@ -34,6 +34,7 @@ export const accepted = Effect.gen(function* () {
 export const refused = Effect.gen(function* () {
   const { apps, jobDlq, jobs } = yield* DatabaseService;
   const plain = yield* repo(App, "apps", {});
+  const fixed = yield* repo(JobDlq, "job_dlq", { fixed: ["payload"] });
   return [
     // @ts-expect-error a column that the model does not have
     jobs.find({ typo: "a" }),
@@ -74,9 +75,9 @@ export const refused = Effect.gen(function* () {
     // @ts-expect-error Update.now for a text
     jobs.set({ id: "a" }, { type: Update.now }),
     // @ts-expect-error Update.now for a number
-    jobDlq.set({ id: "a" }, { attempts: Update.now }),
+    fixed.set({ id: "a" }, { attempts: Update.now }),
     // @ts-expect-error Update.now for an optional text
-    jobDlq.set({ id: "a" }, { userId: Update.now }),
+    fixed.set({ id: "a" }, { userId: Update.now }),
     // @ts-expect-error Update.now is no condition
     jobs.find({ scheduledAt: Update.now }),
     // @ts-expect-error a condition is no value
@@ -85,6 +86,8 @@ export const refused = Effect.gen(function* () {
     jobs.set({ id: "a" }, { id: "b" }),
     // @ts-expect-error the time of a dead letter never changes
     jobDlq.set({ id: "a" }, { dlqAt: Update.now }),
+    // @ts-expect-error a field that the configuration fixes
+    fixed.set({ id: "a" }, { payload: 1 }),
     // @ts-expect-error an insert without its tenant
     jobs.insert({ type: "a", payload: 1, userId: Option.none(), requestId: Option.none() }),
     // @ts-expect-error a purge that is not configured

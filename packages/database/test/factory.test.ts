@@ -195,11 +195,12 @@ layer(TestDatabase, { excludeTestServices: true })("repo(Model, table, config)",
         const db = yield* DatabaseService;
         const sql = yield* SqlClient.SqlClient;
         const appId = yield* newTenant;
+        const plain = yield* repo(JobDlq, "job_dlq", {});
         yield* Client.tenant(appId)(
           Effect.gen(function* () {
             const { id } = yield* db.jobDlq.insert(letter(appId));
             const job = yield* db.jobs.enqueue(work(appId));
-            assert.strictEqual(yield* db.jobDlq.set({ id }, { replayedAt: Update.now, errorReason: "Validation" }), 1);
+            assert.strictEqual(yield* plain.set({ id }, { replayedAt: Update.now, errorReason: "Validation" }), 1);
             assert.strictEqual(yield* db.jobs.set({ id: job.id }, { scheduledAt: Update.now }), 1);
             const rows = yield* sql`
               SELECT d.replayed_at = now() AND j.scheduled_at = now() AS same, d.error_reason AS reason
@@ -241,6 +242,19 @@ layer(TestDatabase, { excludeTestServices: true })("repo(Model, table, config)",
           Client.system(db.jobDlq.set({ type: "nobody's" }, untyped({ dlqAt: Update.now }))),
         );
         assert.include(dlqAt.message, "dlqAt cannot be changed");
+        for (const patch of [
+          { originalJobId: randomUUID() },
+          { appId: randomUUID() },
+          { payload: { to: "b@example.com" } },
+          { attempts: 0 },
+          { errorHistory: [] },
+          { replayedAt: Option.none() },
+          { requestId: Option.none() },
+          { userId: Option.none() },
+        ]) {
+          const refused = yield* Effect.flip(Client.system(db.jobDlq.set({ type: "nobody's" }, untyped(patch))));
+          assert.include(refused.message, `${Object.keys(patch)[0]} cannot be changed`);
+        }
         assert.strictEqual(yield* set({ label: "a" }, untyped({ amount: 5, note: undefined })), 1);
         assert.deepStrictEqual(yield* find({ id: stored.id, amount: 5 }), [new Sample({ ...stored, amount: 5 })]);
       }),

@@ -90,7 +90,7 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
               db.withTransaction(
                 Effect.zipRight(
                   db.jobDlq.insert(letter(mine, { type: "moved" })),
-                  db.jobDlq.set({ type: "moved" }, { appId: theirs }),
+                  sql`UPDATE job_dlq SET app_id = ${theirs} WHERE type = 'moved'`,
                 ),
               ),
             ),

@@ -26,7 +26,7 @@ export interface BulkOptions {
   readonly scope?: DataScope | undefined;
   /** Dead letters in one statement, 1 to 10,000. Default 1,000. */
   readonly batchSize?: number | undefined;
-  /** Dead letters at most. Default: all that match. */
+  /** Dead letters at most that are replayed or discarded; those that cannot be do not count. Default: all that match. */
   readonly limit?: number | undefined;
   /** Dead letters a second at most, more than 0. Default: as fast as it goes. */
   readonly ratePerSecond?: number | undefined;
@@ -41,17 +41,26 @@ const rateOf = (operation: string, rate: number) =>
 
 const decodeSnapshot = S.decodeUnknown(S.Tuple(S.Struct({ snapshot: S.String })));
 
-/** A batch that was done: how many dead letters it asked for, and the place of the last of them, if any. */
+/** A batch that was done: how many dead letters it asked for and took, and the place of the last of them, if any. */
 export interface Batch<A> {
   readonly asked: number;
+  readonly taken: number;
   readonly last: Position | undefined;
   readonly value: A;
 }
 
 /**
+ * Whether a row of `job_dlq` under the alias `d` was there when the snapshot was taken. Those of the transaction around it, which
+ * a snapshot does not call visible, are among them, and those of a transaction that this server has not come to yet: they were
+ * loaded from a dump of another one, with its numbers.
+ */
+export const wasThere = (sql: SqlClient.SqlClient, snapshot: string): Fragment => sql`
+  (pg_visible_in_snapshot(d.arrived, ${snapshot}::pg_snapshot) OR d.arrived = pg_current_xact_id_if_assigned()
+    OR d.arrived >= (SELECT pg_snapshot_xmax(pg_current_snapshot())))`;
+
+/**
  * The dead letters of the next batch, as the body of a CTE `asked (id, place, at)`: those of the filter that were there when
- * the work began, oldest first. Those of the transaction around it, which a snapshot does not call visible, are among them, and
- * those of a transaction that this server has not come to yet: they were loaded from a dump of another one, with its numbers.
+ * the work began, oldest first.
  */
 const askedOf = (
   sql: SqlClient.SqlClient,
@@ -63,8 +72,7 @@ const askedOf = (
   SELECT d.id, row_number() OVER (ORDER BY d.dlq_at, d.id) AS place, ${placeOf(sql)} AS at
   FROM job_dlq d
   WHERE ${compileFilter(sql, filter)}
-    AND (pg_visible_in_snapshot(d.arrived, ${snapshot}::pg_snapshot) OR d.arrived = pg_current_xact_id_if_assigned()
-      OR d.arrived >= (SELECT pg_snapshot_xmax(pg_current_snapshot())))
+    AND ${wasThere(sql, snapshot)}
     ${after === undefined ? sql`` : sql`AND ${newerThan(sql, after)}`}
   ORDER BY d.dlq_at, d.id
   LIMIT ${limit}`;
@@ -96,7 +104,7 @@ export const inBatches = <A, E>(
           const wanted = Math.min(size, left);
           const batch = yield* inScope(take(askedOf(sql, filter, snapshot, after, wanted)));
           if (batch.asked === 0) return Option.none();
-          const rest = { after: batch.last, left: batch.asked < wanted ? 0 : left - batch.asked, paused: batch.asked };
+          const rest = { after: batch.last, left: batch.asked < wanted ? 0 : left - batch.taken, paused: batch.asked };
           return Option.some([Chunk.of(batch.value), rest] as const);
         });
       return Stream.unfoldChunkEffect({ after: undefined as Position | undefined, left: limit, paused: 0 }, step);

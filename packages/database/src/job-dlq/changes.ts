@@ -11,6 +11,10 @@
  * A letter is emitted as it is when it is read: it may be replayed by then, and one that has left the table by then is not
  * emitted. Every look is a short transaction of its own. The consumer pulls; what it does not take stays in the table.
  *
+ * Letters that were loaded with pg_dump's copy of another server carry that one's transaction numbers, and those beyond this server's
+ * own wait until it has come so far. After such a load let them arrive now, in the system scope:
+ * `UPDATE job_dlq SET arrived = DEFAULT WHERE arrived >= pg_snapshot_xmax(pg_current_snapshot())`.
+ *
  * A running stream has one connection of its own beside the pool, to listen: hand one stream on with `Stream.broadcast` rather
  * than opening many. Listening needs a direct connection or a pooler in session mode; behind one in transaction mode arrivals come
  * with the slow poll.

@@ -61,10 +61,19 @@ export interface Discard {
 
 /**
  * What became of one event of a restore. `restored` · `already restored`: by an earlier call, or by another one just now ·
- * `id exists`: a dead letter with this id is in the table again (imported) · `erased`: its person's data was removed · `not
- * found`: no event of this scope that took a letter out.
+ * `id exists`: a dead letter with this id is in the table again (imported) · `already gone`: it was in the table again and was
+ * replayed there; its copy would be replayed a second time · `unknown app`: its app was deleted · `erased`: its person's data was
+ * removed · `not found`: no event of this scope that took a letter out.
  */
-export const RestoreOutcome = S.Literal("restored", "already restored", "id exists", "erased", "not found");
+export const RestoreOutcome = S.Literal(
+  "restored",
+  "already restored",
+  "id exists",
+  "already gone",
+  "unknown app",
+  "erased",
+  "not found",
+);
 export type RestoreOutcome = typeof RestoreOutcome.Type;
 
 /** The receipt for one event; `id` is the dead letter, null when there was no such event. */
@@ -76,7 +85,7 @@ export class RestoreReceipt extends S.Class<RestoreReceipt>("RestoreReceipt")({
 
 export const makeDiscard = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;
-  const readBatch = batchOf(DiscardReceipt);
+  const readBatch = batchOf(DiscardReceipt, "discarded");
   const readRestored = S.decodeUnknown(S.Array(RestoreReceipt));
 
   const change = (operation: string, options: DiscardOptions) =>
@@ -131,8 +140,15 @@ export const makeDiscard = Effect.gen(function* () {
   const discard = ((what: ReadonlyArray<string> | JobDlqFilter, options: DiscardOptions & BulkOptions) =>
     isIds(what) ? discardIds(what, options) : discardFilter(what, options)) as unknown as Discard;
 
-  // The lock on the event makes callers for the same one wait; the one who waited still has its old snapshot, so the unique index
-  // on `undoes` is what refuses it when the letter has left the table again meanwhile.
+  // All copies of the letters, before the statement that judges them: one that waits goes on with the snapshot from before, and
+  // would not see that the letter came back by an import or another event, was replayed and was purged. An import waits for this.
+  const holdCopies = (ids: ReadonlyArray<string>) => sql`
+    SELECT e.id FROM job_dlq_events e
+    WHERE e.dlq_id IN (SELECT dlq_id FROM job_dlq_events WHERE id = ANY (${ids}::uuid[])) AND e.kind IN ('discarded', 'expired')
+    ORDER BY e.id
+    FOR UPDATE OF e`;
+
+  // The unique index on `undoes` holds that an event is used once, whatever is locked.
   const restoreOnce = (ids: ReadonlyArray<string>, actor: string, reason: string | null) =>
     sql`
       WITH asked AS (
@@ -144,19 +160,25 @@ export const makeDiscard = Effect.gen(function* () {
         FOR UPDATE OF e),
       undone AS MATERIALIZED (
         SELECT u.undoes AS id FROM job_dlq_events u JOIN asked ON u.undoes = asked.id),
+      present AS MATERIALIZED (
+        SELECT d.id FROM job_dlq d WHERE d.id IN (SELECT dlq_id FROM locked)),
+      replayed AS MATERIALIZED (
+        SELECT r.dlq_id AS id FROM job_dlq_events r WHERE r.dlq_id IN (SELECT dlq_id FROM locked) AND r.kind = 'replayed'),
+      usable AS MATERIALIZED (
+        SELECT DISTINCT ON (dlq_id) * FROM locked
+        WHERE entry IS NOT NULL AND id NOT IN (SELECT id FROM undone)
+          AND app_id IN (SELECT id FROM apps) AND dlq_id NOT IN (SELECT id FROM present) AND dlq_id NOT IN (SELECT id FROM replayed)
+        ORDER BY dlq_id, id DESC),
       restored AS (
         INSERT INTO job_dlq (${letterColumns(sql)})
         SELECT ${letterOf(sql)}
-        FROM (SELECT DISTINCT ON (dlq_id) * FROM locked WHERE entry IS NOT NULL AND id NOT IN (SELECT id FROM undone) ORDER BY dlq_id, id DESC) e
+        FROM usable e
         CROSS JOIN LATERAL jsonb_populate_record(NULL::job_dlq, e.entry) r
         ORDER BY r.id
         ON CONFLICT (id) DO NOTHING
         RETURNING id),
       used AS (
-        SELECT DISTINCT ON (l.dlq_id) l.id, l.app_id, l.dlq_id, l.original_job_id
-        FROM locked l JOIN restored ON restored.id = l.dlq_id
-        WHERE l.entry IS NOT NULL AND l.id NOT IN (SELECT id FROM undone)
-        ORDER BY l.dlq_id, l.id DESC),
+        SELECT u.id, u.app_id, u.dlq_id, u.original_job_id FROM usable u JOIN restored ON restored.id = u.dlq_id),
       ledger AS (
         INSERT INTO job_dlq_events (app_id, dlq_id, original_job_id, kind, actor, reason, undoes)
         SELECT app_id, dlq_id, original_job_id, 'restored', ${actor}, ${reason}, id FROM used)
@@ -166,6 +188,8 @@ export const makeDiscard = Effect.gen(function* () {
           WHEN used.id IS NOT NULL THEN 'restored'
           WHEN a.id IN (SELECT id FROM undone) THEN 'already restored'
           WHEN l.entry IS NULL THEN 'erased'
+          WHEN l.app_id NOT IN (SELECT id FROM apps) THEN 'unknown app'
+          WHEN l.dlq_id IN (SELECT id FROM replayed) AND l.dlq_id NOT IN (SELECT id FROM present) THEN 'already gone'
           ELSE 'id exists'
         END AS outcome
       FROM asked a LEFT JOIN locked l USING (id) LEFT JOIN used USING (id)
@@ -191,6 +215,7 @@ export const makeDiscard = Effect.gen(function* () {
     if (eventIds.length === 0) return [];
     // Who waited for another caller finds the letter in the table, and sees only at a second look who brought it there.
     const both = Effect.gen(function* () {
+      yield* holdCopies(eventIds);
       const receipts = yield* restored(eventIds, actor, reason);
       const taken = receipts.filter(({ outcome }) => outcome === "id exists").map(({ eventId }) => eventId);
       if (taken.length === 0) return receipts;

@@ -17,6 +17,7 @@ import { actorOf, reasonOf } from "../arguments.js";
 import { refused } from "../refusal.js";
 import { withTransaction } from "../transaction.js";
 import { checkChange, compileFilter, type JobDlqFilter } from "./filter.js";
+import { copyOf } from "./ledger.js";
 
 /** What was removed. */
 export class ErasureReceipt extends S.Class<ErasureReceipt>("ErasureReceipt")({
@@ -42,12 +43,20 @@ export const makeErasure = Effect.gen(function* () {
    * that could be locked (`held_…`). In the order of replay: letters, then jobs, each by id.
    */
   const lock = (filter: JobDlqFilter, waiting: Fragment) => {
-    const { ids, state: _, userId, ...rest } = filter;
+    const { all: _, ids, state = "any", userId, ...rest } = filter;
     const others = Object.keys(rest).length > 0;
-    // A user alone is a person, whose jobs and discarded letters go too; ids alone name discarded ones as well.
-    const person = ids === undefined && !others ? (userId ?? null) : null;
-    const named = userId === undefined && !others ? (ids ?? []) : [];
-    const matches = compileFilter(sql, { ...filter, state: filter.state ?? "any" });
+    const isAny = state === "any";
+    // A user alone is a person, whose jobs go too, and all that the ledger holds of them; ids alone name the ledger's lines as well.
+    const person = isAny && ids === undefined && !others ? (userId ?? null) : null;
+    const named = isAny && userId === undefined && !others ? (ids ?? []) : [];
+    const matches = compileFilter(sql, { ...filter, state });
+    // A letter that was discarded or expired is neither pending nor replayed. What the ledger has indexes for is asked of it first.
+    const isCopyAsked = sql.and([
+      sql`${isAny && person === null} AND e.kind IN ('discarded', 'expired') AND e.entry IS NOT NULL`,
+      ...(ids === undefined ? [] : [sql`e.dlq_id = ANY (${ids}::uuid[])`]),
+      ...(userId === undefined ? [] : [sql`e.user_id = ${userId}::uuid`]),
+      ...(filter.originalJobId === undefined ? [] : [sql`e.original_job_id = ${filter.originalJobId}::uuid`]),
+    ]);
     const isFull = sql`(e.entry IS NOT NULL OR e.detail IS NOT NULL)`;
     return sql`
       letters AS MATERIALIZED (
@@ -60,6 +69,8 @@ export const makeErasure = Effect.gen(function* () {
         WHERE e.id IN (
             SELECT id FROM job_dlq_events WHERE user_id = ${person}::uuid
             UNION SELECT id FROM job_dlq_events WHERE dlq_id = ANY (${named}::uuid[])
+            UNION SELECT id FROM job_dlq_events WHERE dlq_id IN (
+              SELECT e.dlq_id FROM job_dlq_events e CROSS JOIN LATERAL (${copyOf(sql)}) d WHERE ${isCopyAsked} AND ${compileFilter(sql, { ...filter, state: "any" })})
             UNION SELECT o.id FROM job_dlq_events o JOIN letters l ON o.original_job_id = l.original_job_id AND o.app_id = l.app_id)
           AND e.kind NOT IN ('erased', 'purged') AND ${isFull}),
       owned AS MATERIALIZED (
@@ -127,8 +138,9 @@ export const makeErasure = Effect.gen(function* () {
 
   /**
    * `{ userId }` alone is a person: all their dead letters, pending, replayed or discarded, and all their jobs. Any other filter
-   * takes the dead letters that it matches (in every state, unless it names one) and their jobs; `{ ids }` alone also those that
-   * were discarded. Replaying an erased id answers `erased`.
+   * takes the dead letters that it matches and their jobs: in every state, discarded and expired ones in the ledger included, or only
+   * in the state that it names. `all` and `state: "any"` change nothing. Unlike `preview`, whose default is `pending`: look with
+   * `state: "any"` before. Replaying an erased id answers `erased`.
    */
   const erase = Effect.fn("jobDlq.erase")(function* (
     filter: JobDlqFilter,

@@ -17,7 +17,7 @@ import { FailedAttempt, JobDlq } from "../models.js";
 import { type QueryError, refused } from "../refusal.js";
 import { columnsOf } from "../rows.js";
 import { type DataScope, within } from "../transaction.js";
-import type { BulkError } from "./bulk.js";
+import { type BulkError, wasThere } from "./bulk.js";
 import { checkFilter, compileFilter, type JobDlqFilter } from "./filter.js";
 import { newerThan, placeOf } from "./place.js";
 
@@ -66,7 +66,7 @@ export const makeExport = Effect.gen(function* () {
     SELECT d.id, ${placeOf(sql)} AS at, pg_column_size(d.payload) + pg_column_size(d.error_history) AS size
     FROM job_dlq d
     WHERE ${compileFilter(sql, filter)}
-      AND (pg_visible_in_snapshot(d.arrived, ${snapshot}::pg_snapshot) OR d.arrived = pg_current_xact_id_if_assigned())
+      AND ${wasThere(sql, snapshot)}
       ${after === undefined ? sql`` : sql`AND ${newerThan(sql, after)}`}
     ORDER BY d.dlq_at, d.id
     LIMIT ${windowSize}`;

@@ -2,7 +2,8 @@
  * Dead letters from NDJSON: see `transfer.ts` for what a line is.
  *
  * Contract: a line that cannot be imported costs itself only. Idempotent by id: what is there stays as it is. Each batch is one
- * transaction, with a line in the ledger for each letter. What was erased does not come back, also when the erasure is under way.
+ * transaction, with a line in the ledger for each letter. What was erased does not come back, also when the erasure is under way,
+ * and what the ledger knows as replayed does not come back as pending: a letter is replayed once.
  */
 import * as SqlClient from "@effect/sql/SqlClient";
 import { SqlError } from "@effect/sql/SqlError";
@@ -23,8 +24,9 @@ import { type Line, lineReader, type Unreadable } from "./lines.js";
 /**
  * Why a line was not imported. `too long`: longer than `maxLineBytes` · `not UTF-8` · `not JSON`: cut off, or no JSON · `does not
  * fit`: a field is missing, unknown, or of another kind than its column · `foreign tenant`: its appId is not the scope's · `unknown
- * app`: there is no such app · `erased`: its person's data was removed and does not come back · `id taken`: a letter that this scope
- * does not see has its id · `refused`: the database does not accept it, for the reason given.
+ * app`: there is no such app · `erased`: its person's data was removed and does not come back · `replayed`: the line is of before
+ * its letter was replayed, and as a pending one it would be replayed again · `id taken`: a letter that this scope does not see has its
+ * id · `refused`: the database does not accept it, for the reason given.
  */
 export const ImportReason = S.Literal(
   "too long",
@@ -34,6 +36,7 @@ export const ImportReason = S.Literal(
   "foreign tenant",
   "unknown app",
   "erased",
+  "replayed",
   "id taken",
   "refused",
 );
@@ -84,7 +87,7 @@ export const makeImport = Effect.gen(function* () {
   const decodeVerdicts = S.decodeUnknown(S.Array(Verdict));
   const decodeIds = S.decodeUnknown(S.Array(S.Struct({ id: S.UUID })));
 
-  // Whoever erases a discarded letter has its event locked; this waits for that, and the statement after it sees what became of it.
+  // Whoever erases or restores a discarded letter has its event locked; this waits for that, and the statement after it sees what became of it.
   const holdCopies = (ids: ReadonlyArray<string>) => sql`
     SELECT id FROM job_dlq_events WHERE dlq_id = ANY (${ids}::uuid[]) AND entry IS NOT NULL ORDER BY id FOR KEY SHARE`;
 
@@ -106,6 +109,8 @@ export const makeImport = Effect.gen(function* () {
           WHEN NOT EXISTS (SELECT FROM apps a WHERE a.id = g.app_id) THEN 'unknown app'
           WHEN EXISTS (SELECT FROM job_dlq_events e WHERE e.dlq_id = g.id AND e.kind = 'erased') THEN 'erased'
           WHEN EXISTS (SELECT FROM job_dlq d WHERE d.id = g.id) THEN 'duplicate'
+          WHEN g.replayed_at IS NULL AND EXISTS (SELECT FROM job_dlq_events e WHERE e.dlq_id = g.id AND e.kind = 'replayed')
+            THEN 'replayed'
         END AS verdict
       FROM given g),
     fit AS MATERIALIZED (
@@ -278,7 +283,7 @@ interface Fit {
 const Verdict = S.Struct({
   place: S.Int,
   id: S.UUID,
-  verdict: S.Literal("imported", "duplicate", "foreign tenant", "unknown app", "erased", "id taken"),
+  verdict: S.Literal("imported", "duplicate", "foreign tenant", "unknown app", "erased", "replayed", "id taken"),
 });
 type Outcome = "imported" | "duplicate" | ImportProblem;
 
@@ -334,6 +339,7 @@ const explained = {
   "foreign tenant": "belongs to another app than the scope",
   "unknown app": "names an app that does not exist",
   erased: "is a dead letter that was erased, and does not come back",
+  replayed: "is of before its dead letter was replayed, and would be replayed again",
   "id taken": "has the id of a dead letter that this scope does not see",
 };
 

@@ -26,6 +26,14 @@ export const letterOf = (sql: SqlClient.SqlClient): Fragment =>
 export const entryOf = (sql: SqlClient.SqlClient, alias: string): Fragment =>
   sql`to_jsonb(${sql(alias)}) - 'fingerprint' - 'arrived'`;
 
+/** A dead letter's copy in the ledger under the alias `e` as a row that a compiled filter reads; only what is read is taken out. */
+export const copyOf = (sql: SqlClient.SqlClient): Fragment => sql`
+  SELECT (e.entry ->> 'id')::uuid AS id, (e.entry ->> 'original_job_id')::uuid AS original_job_id, (e.entry ->> 'app_id')::uuid AS app_id,
+    e.entry ->> 'type' AS type, e.entry -> 'payload' AS payload, e.entry ->> 'error_reason' AS error_reason,
+    e.entry -> 'error_history' AS error_history, (e.entry ->> 'dlq_at')::timestamptz AS dlq_at,
+    (e.entry ->> 'request_id')::uuid AS request_id, (e.entry ->> 'user_id')::uuid AS user_id,
+    job_dlq_fingerprint(e.entry ->> 'type', e.entry ->> 'error_reason', e.entry -> 'error_history') AS fingerprint`;
+
 /** What happened. `purged` is a receipt about many letters, all others are about one. */
 export const EventKind = S.Literal(
   "replayed",

@@ -31,8 +31,8 @@ import {
 
 /**
  * What became of one id of a replay. `replayed`: its job is pending again · `already gone`: replayed, discarded or expired before,
- * or by another caller just now · `job not dead`: its job runs, waits, has ended well or was revived by a newer dead letter; the
- * dead letter stays pending · `erased`: its person's data was removed · `not found`: no such dead letter in this scope.
+ * or by another caller just now · `job not dead`: its job runs, waits, has ended well, or is a newer dead letter's to revive; this
+ * one stays pending · `erased`: its person's data was removed · `not found`: no such dead letter in this scope.
  */
 export const ReplayOutcome = S.Literal("replayed", "already gone", "job not dead", "erased", "not found");
 export type ReplayOutcome = typeof ReplayOutcome.Type;
@@ -60,7 +60,10 @@ export interface Replay {
    * purged is made anew with its type's defaults. Of several pending letters of one job only the newest is replayed.
    */
   (ids: ReadonlyArray<string>, options: ReplayOptions): Effect.Effect<ReadonlyArray<ReplayReceipt>, QueryError>;
-  /** Every pending dead letter that the filter matches: see {@link BulkOptions} and `bulk.ts`. Emits the progress after each batch. */
+  /**
+   * Every pending dead letter that the filter matches, but of each job only its newest pending one: see {@link BulkOptions} and
+   * `bulk.ts`. Emits the progress after each batch.
+   */
   (filter: JobDlqFilter, options: ReplayOptions & BulkOptions): Stream.Stream<ReplayProgress, QueryError | BulkError>;
 }
 
@@ -68,7 +71,7 @@ const operation = "jobDlq.replay";
 
 export const makeReplay = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;
-  const readBatch = batchOf(ReplayReceipt);
+  const readBatch = batchOf(ReplayReceipt, "replayed");
 
   const change = (options: ReplayOptions) =>
     Effect.gen(function* () {
@@ -90,9 +93,11 @@ export const makeReplay = Effect.gen(function* () {
       // CONFLICT DO UPDATE would raise 42501 on another tenant's job.
       return (asked: Asked) =>
         sql`
-          WITH ${lockPending(sql, asked)},
+          WITH ${lockPending(sql, asked, asked.isBatch)},
           chosen AS MATERIALIZED (
-            SELECT DISTINCT ON (original_job_id) * FROM locked ORDER BY original_job_id, dlq_at DESC, id DESC),
+            SELECT newest.*
+            FROM (SELECT DISTINCT ON (original_job_id) * FROM locked ORDER BY original_job_id, dlq_at DESC, id DESC) newest
+            WHERE newest.id IN (SELECT id FROM asked)),
           held AS MATERIALIZED (
             SELECT j.id FROM jobs j WHERE j.id IN (SELECT original_job_id FROM chosen)
             ORDER BY j.id

@@ -23,7 +23,7 @@ export interface RetentionPolicy {
   readonly replayed?: number | undefined;
   /** The copies of discarded and expired ones in the ledger, after that. 0 or more; the system scope only. */
   readonly discarded?: number | undefined;
-  /** Pending ones, after they were dead-lettered: they expire, to the ledger. 1 or more. */
+  /** Pending ones, after they were dead-lettered: they expire, to the ledger. 1 or more. One that was restored expires again by its age. */
   readonly pending?: number | undefined;
 }
 
@@ -43,7 +43,7 @@ export class RetentionReceipt extends S.Class<RetentionReceipt>("RetentionReceip
   replayed: S.Int,
   discarded: S.Int,
   pending: S.Int,
-  /** False when the budget ended before the work: call it again. */
+  /** False when the budget ended before the work: call it again. What somebody else held locked is left to the next run. */
   isComplete: S.Boolean,
 }) {}
 

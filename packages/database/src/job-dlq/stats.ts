@@ -13,6 +13,7 @@ import * as S from "effect/Schema";
 import { InvalidInput } from "../errors.js";
 import { refused } from "../refusal.js";
 import { checkFilter, compileFilter, type JobDlqFilter } from "./filter.js";
+import { copyOf } from "./ledger.js";
 import { shownTime } from "./shown.js";
 
 /** What a row of the figures is about. */
@@ -56,14 +57,6 @@ const { arrivals, depth, key, oldestAgeSeconds, replays } = JobDlqStat.fields;
 const decodeRows = S.decodeUnknown(
   S.Array(S.Struct({ key, depth, oldestAgeSeconds, arrivals, replays, completed: S.Int, deadAgain: S.Int })),
 );
-
-/** A dead letter's copy in the ledger under the alias `e` as a row that a compiled filter reads; only what is read is taken out. */
-const copyOf = (sql: SqlClient.SqlClient): Fragment => sql`
-  SELECT (e.entry ->> 'id')::uuid AS id, (e.entry ->> 'original_job_id')::uuid AS original_job_id, (e.entry ->> 'app_id')::uuid AS app_id,
-    e.entry ->> 'type' AS type, e.entry -> 'payload' AS payload, e.entry ->> 'error_reason' AS error_reason,
-    e.entry -> 'error_history' AS error_history, (e.entry ->> 'dlq_at')::timestamptz AS dlq_at,
-    (e.entry ->> 'request_id')::uuid AS request_id, (e.entry ->> 'user_id')::uuid AS user_id,
-    job_dlq_fingerprint(e.entry ->> 'type', e.entry ->> 'error_reason', e.entry -> 'error_history') AS fingerprint`;
 
 export const makeStats = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;

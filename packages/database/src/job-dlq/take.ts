@@ -18,6 +18,8 @@ import { checkChange, type JobDlqFilter } from "./filter.js";
 export interface Asked {
   readonly asked: Fragment;
   readonly seen: Fragment;
+  /** Whether these may be some letters of a job of which other batches have the rest. */
+  readonly isBatch: boolean;
 }
 
 /** Ids in the order of the caller, each once. */
@@ -25,12 +27,13 @@ export const askedIds = (sql: SqlClient.SqlClient, ids: ReadonlyArray<string>): 
   asked: sql`
     SELECT id, min(place) AS place, NULL::text AS at FROM unnest(${ids}::uuid[]) WITH ORDINALITY AS t (id, place) GROUP BY id`,
   seen: sql`SELECT d.id FROM job_dlq d JOIN asked USING (id)`,
+  isBatch: false,
 });
 
 /** A batch of what a filter matches, which the table has by definition. */
 export const askedBatch =
   (sql: SqlClient.SqlClient) =>
-  (asked: Fragment): Asked => ({ asked, seen: sql`SELECT id FROM asked` });
+  (asked: Fragment): Asked => ({ asked, seen: sql`SELECT id FROM asked`, isBatch: true });
 
 /** A filter for what only pending letters can go through. */
 export const checkPendingChange = (operation: string, filter: JobDlqFilter) =>
@@ -46,17 +49,22 @@ export const checkPendingChange = (operation: string, filter: JobDlqFilter) =>
   );
 
 /**
- * CTEs `asked`, `seen` (the statement's snapshot) and `locked` (what is still pending once the lock is held).
- * A fragment for `WITH`.
+ * CTEs `asked`, `seen` (the statement's snapshot) and `locked` (what is still pending once the lock is held). `withNewer`: and the
+ * newer pending letters of the same jobs, which a later batch may have and another caller may be taking. A fragment for `WITH`.
  */
-export const lockPending = (sql: SqlClient.SqlClient, { asked, seen }: Asked): Fragment => sql`
+export const lockPending = (sql: SqlClient.SqlClient, { asked, seen }: Asked, withNewer = false): Fragment => sql`
   asked AS MATERIALIZED (${asked}),
   seen AS (${seen}),
   locked AS MATERIALIZED (
-    SELECT d.* FROM job_dlq d JOIN asked USING (id)
-    WHERE d.replayed_at IS NULL
+    SELECT d.* FROM job_dlq d
+    WHERE d.id IN (SELECT id FROM asked ${withNewer ? newer(sql) : sql``}) AND d.replayed_at IS NULL
     ORDER BY d.original_job_id, d.id
     FOR UPDATE OF d)`;
+
+const newer = (sql: SqlClient.SqlClient): Fragment => sql`
+  UNION
+  SELECT n.id FROM asked JOIN job_dlq l USING (id) JOIN job_dlq n ON n.original_job_id = l.original_job_id AND n.app_id = l.app_id
+  WHERE n.replayed_at IS NULL AND (n.dlq_at, n.id) > (l.dlq_at, l.id)`;
 
 /**
  * For a letter `a.id` that is not in the table: why, from the ledger. Purged ones are as unknown as ones that never were.
@@ -67,15 +75,20 @@ export const goneOutcome = (sql: SqlClient.SqlClient): Fragment => sql`
   (SELECT CASE WHEN bool_or(e.kind = 'erased') THEN 'erased' WHEN count(*) > 0 THEN 'already gone' ELSE 'not found' END
     FROM job_dlq_events e WHERE e.dlq_id = a.id AND e.kind IN ('discarded', 'expired', 'erased'))`;
 
-/** Reads the receipts of one statement; the last row's `at` is the place of the batch. */
-export const batchOf = <A extends { readonly id: string }, I>(receipt: S.Schema<A, I>) => {
+/** Reads the receipts of one statement; the last row's `at` is the place of the batch, and `done` the outcome that a limit counts. */
+export const batchOf = <A extends { readonly id: string; readonly outcome: string }, I>(
+  receipt: S.Schema<A, I>,
+  done: A["outcome"],
+) => {
   const decode = S.decodeUnknown(S.Array(S.Struct({ receipt, at: S.NullOr(S.String) })));
   return (rows: ReadonlyArray<Readonly<Record<string, unknown>>>): Effect.Effect<Batch<ReadonlyArray<A>>> =>
     Effect.map(Effect.orDie(decode(rows.map((row) => ({ receipt: row, at: row.at })))), (decoded) => {
       const last = decoded.at(-1);
       const position: Position | undefined =
         last === undefined || last.at === null ? undefined : { at: last.at, id: last.receipt.id };
-      return { asked: decoded.length, last: position, value: decoded.map((_) => _.receipt) };
+      const value = decoded.map((_) => _.receipt);
+      const taken = value.filter(({ outcome }) => outcome === done).length;
+      return { asked: decoded.length, taken, last: position, value };
     });
 };
 

@@ -128,6 +128,26 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.changes", (it) => {
       }),
     );
 
+    it.scoped("after a load from a dump of another server, once these letters are said to arrive now", () =>
+      Effect.gen(function* () {
+        const sql = yield* SqlClient.SqlClient;
+        const appId = yield* newTenant;
+        const loaded = [yield* inserted(appId), yield* inserted(appId)];
+        // What pg_dump writes and a new server reads: the column as it was.
+        yield* sql`
+          UPDATE job_dlq SET arrived = (pg_current_xact_id()::text::bigint + 1000000)::text::xid8 WHERE app_id = ${appId}::uuid`;
+        const { until } = yield* follow({ scope: tenantOf(appId) });
+        const next = yield* inserted(appId);
+        assert.deepStrictEqual(yield* until(next), [next]);
+        // As the documentation has it.
+        yield* Client.system(
+          sql`UPDATE job_dlq SET arrived = DEFAULT WHERE arrived >= pg_snapshot_xmax(pg_current_snapshot())`,
+        );
+        const last = yield* inserted(appId);
+        assert.deepStrictEqual(yield* until(last), [...loaded.sort(), last]);
+      }),
+    );
+
     it.scoped("from now on, or from a position, or from the beginning", () =>
       Effect.gen(function* () {
         const db = yield* DatabaseService;

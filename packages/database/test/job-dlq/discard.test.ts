@@ -139,6 +139,30 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.discard and restore",
     }),
   );
 
+  it.effect("restores the others when the app of one was deleted", () =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const sql = yield* SqlClient.SqlClient;
+      const [deleted, appId] = [yield* newTenant, yield* newTenant];
+      const events = yield* Effect.forEach([deleted, appId], (app) =>
+        Client.tenant(app)(
+          Effect.gen(function* () {
+            const one = yield* db.jobDlq.insert(letter(app));
+            const [receipt] = yield* db.jobDlq.discard([one.id], { actor, reason });
+            return receipt?.eventId ?? "";
+          }),
+        ),
+      );
+      const outcomes = yield* Client.system(
+        Effect.zipRight(sql`DELETE FROM apps WHERE id = ${deleted}`, db.jobDlq.restore(events, { actor })),
+      );
+      assert.deepStrictEqual(
+        outcomes.map(({ outcome }) => outcome),
+        ["unknown app", "restored"],
+      );
+    }),
+  );
+
   it.effect("discards what a filter matches, in batches, and only pending ones", () =>
     Effect.gen(function* () {
       const db = yield* DatabaseService;

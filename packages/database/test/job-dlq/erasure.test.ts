@@ -4,6 +4,7 @@ import { assert, layer } from "@effect/vitest";
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
 import * as Client from "../../src/client.js";
+import type { JobDlqFilter } from "../../src/job-dlq/filter.js";
 import { DatabaseService } from "../../src/repos.js";
 import { letter, newTenant, TestDatabase, work } from "../support/database.js";
 
@@ -115,6 +116,109 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.erase", (it) => {
           assert.deepStrictEqual({ ...rest }, { letters: 1, copies: 0, jobsCancelled: 1, jobsEmptied: 1 });
         }),
       );
+    }),
+  );
+
+  for (const more of [{}, { all: true }, { state: "any" }, { all: true, state: "any" }] as const) {
+    it.effect(`of a person is the same with ${JSON.stringify(more)}`, () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const appId = yield* newTenant;
+        const userId = randomUUID();
+        yield* Client.tenant(appId)(
+          Effect.gen(function* () {
+            yield* dead(appId, userId, "a");
+            const discarded = yield* dead(appId, userId, "b");
+            yield* db.jobDlq.discard([discarded.id], { actor, reason: "x" });
+            const waiting = yield* db.jobs.enqueue({ ...work(appId), userId: Option.some(userId) });
+            const receipt = yield* db.jobDlq.erase({ userId, ...more }, { actor });
+            assert.deepStrictEqual({ ...receipt }, { letters: 1, copies: 1, jobsCancelled: 1, jobsEmptied: 3 });
+            assert.strictEqual(Option.getOrThrow(yield* db.jobs.get(waiting.id)).status, "cancelled");
+          }),
+        );
+      }),
+    );
+  }
+
+  for (const state of ["pending", "replayed"] as const) {
+    it.effect(`of a user's ${state} ones takes what preview counts, and no more`, () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const appId = yield* newTenant;
+        const userId = randomUUID();
+        yield* Client.tenant(appId)(
+          Effect.gen(function* () {
+            yield* dead(appId, userId, "a");
+            const [replayed, discarded] = [yield* dead(appId, userId, "b"), yield* dead(appId, userId, "c")];
+            yield* db.jobDlq.replay([replayed.id], { actor });
+            const [event] = yield* db.jobDlq.discard([discarded.id], { actor, reason: "x" });
+            const waiting = yield* db.jobs.enqueue({ ...work(appId), userId: Option.some(userId) });
+            assert.strictEqual((yield* db.jobDlq.preview({ userId, state })).count, 1);
+            const receipt = yield* db.jobDlq.erase({ userId, state }, { actor });
+            const jobsCancelled = state === "replayed" ? 1 : 0;
+            assert.deepStrictEqual({ ...receipt }, { letters: 1, copies: 0, jobsCancelled, jobsEmptied: 1 });
+            assert.strictEqual(Option.getOrThrow(yield* db.jobs.get(waiting.id)).status, "pending");
+            assert.strictEqual((yield* db.jobDlq.restore([event?.eventId ?? ""], { actor }))[0]?.outcome, "restored");
+            const byIds = yield* db.jobDlq.discard([discarded.id], { actor, reason: "x" });
+            assert.strictEqual(byIds[0]?.outcome, "discarded");
+            const none = yield* db.jobDlq.erase({ ids: [discarded.id], state }, { actor });
+            assert.deepStrictEqual({ ...none }, { letters: 0, copies: 0, jobsCancelled: 0, jobsEmptied: 0 });
+          }),
+        );
+      }),
+    );
+  }
+
+  it.effect("by a filter reaches what it matches of discarded and expired ones in the ledger, and nothing else", () =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const sql = yield* SqlClient.SqlClient;
+      const email = `${randomUUID()}@example.com`;
+      const [appId, theirs] = [yield* newTenant, yield* newTenant];
+      const filters: ReadonlyArray<JobDlqFilter> = [
+        { payload: { email } },
+        { payload: { email }, type: { prefix: "mail" }, since: new Date(0) },
+        { text: email },
+        { text: email, reason: "MaxRetries", state: "any" },
+      ];
+      const one = (app: string, to: string) =>
+        Effect.gen(function* () {
+          const job = yield* db.jobs.enqueue(work(app, { payload: { email: to } }));
+          return yield* db.jobs.deadLetter({ id: job.id, reason: "MaxRetries", error: `no such box: ${to}` });
+        });
+      yield* Client.tenant(theirs)(
+        Effect.flatMap(one(theirs, email), ({ id }) => db.jobDlq.discard([id], { actor, reason: "x" })),
+      );
+      for (const filter of filters) {
+        yield* Client.tenant(appId)(
+          Effect.gen(function* () {
+            yield* one(appId, email);
+            const [discarded, expired, other] = [
+              yield* one(appId, email),
+              yield* one(appId, email),
+              yield* one(appId, "b@example.com"),
+            ];
+            const [event] = yield* db.jobDlq.discard([discarded.id], { actor, reason: "x" });
+            const [kept] = yield* db.jobDlq.discard([other.id], { actor, reason: "x" });
+            yield* sql`UPDATE job_dlq SET dlq_at = now() - interval '10 days' WHERE id = ${expired.id}`;
+            yield* db.jobDlq.retain({ pending: 5 }, { actor });
+            const receipt = yield* db.jobDlq.erase(filter, { actor });
+            assert.deepStrictEqual({ ...receipt }, { letters: 1, copies: 2, jobsCancelled: 0, jobsEmptied: 3 });
+            const restored = yield* db.jobDlq.restore([event?.eventId ?? "", kept?.eventId ?? ""], { actor });
+            assert.deepStrictEqual(
+              restored.map(({ outcome }) => outcome),
+              ["erased", "restored"],
+            );
+            yield* sql`DELETE FROM job_dlq`;
+          }),
+        );
+        const rows = yield* sql`
+          SELECT e::text FROM job_dlq_events e WHERE app_id = ${appId}::uuid AND strpos(e::text, ${email}) > 0
+          UNION ALL SELECT j::text FROM jobs j WHERE app_id = ${appId}::uuid AND strpos(j::text, ${email}) > 0`;
+        assert.deepStrictEqual(rows, []);
+      }
+      const all = yield* Client.system(db.jobDlq.erase({ payload: { email } }, { actor }));
+      assert.deepStrictEqual({ ...all }, { letters: 0, copies: 1, jobsCancelled: 0, jobsEmptied: 1 });
     }),
   );
 

@@ -1,4 +1,4 @@
-import { randomUUID } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 import * as SqlClient from "@effect/sql/SqlClient";
 import { assert, describe, layer } from "@effect/vitest";
 import * as DateTime from "effect/DateTime";
@@ -300,6 +300,53 @@ layer(TestDatabase, { excludeTestServices: true })("insight", (it) => {
         );
       }),
     );
+
+    const same: ReadonlyArray<readonly [string, string, ReadonlyArray<string>]> = [
+      ["uuids", "no order ?", [`no order ${randomUUID()}`, `no order ${randomUUID()}`, "no order 7"]],
+      [
+        "ULIDs",
+        "order ? failed",
+        ["order 01ARZ3NDEKTSV4RRFFQ69G5FAV failed", "order 01BX5ZZKBKACTAV9WEVGEMMVRZ failed"],
+      ],
+      [
+        "prefixed ids and nanoids",
+        "for ? and ?",
+        ["for cus_NffrFeUfNV2Hib and V1StGXR8_Z5jdHi6B-myT", "for cus_QkdLoPsTbM7Wqz and x1"],
+      ],
+      ["times", "at ? gone", ["at 2026-01-31T12:00:00Z gone", "at 2026-01-31T12:00:00.123456+02:00 gone"]],
+      ["numbers", "took ? of ?", ["took 1,234.5 of 0xDEADBEEF", "took 3 of 7"]],
+      ["addresses", "connect ?: refused", ["connect 10.0.0.1:5432: refused", "connect 10.10.0.255:80: refused"]],
+      ["quoted text", "no ? in ? or ?", ["no \"a\" in `b` or 'c'", "no \"x y\" in `` or 'z 1'"]],
+      [
+        "quoted text that the cut leaves open",
+        "Unexpected ?",
+        ["a b ", "c d ", "1 2 "].flatMap((text) =>
+          ['"', "`", "'"].map((quote) => `Unexpected ${quote}${text.repeat(90)}${quote}`),
+        ),
+      ],
+      ["apostrophes, which are no quotes", "it's not what isn't", ["it's not what isn't"]],
+      ["further lines", "Error: x", ["Error: x\n  at a", "Error: x\n  at b"]],
+    ];
+    for (const [name, shape, errors] of same) {
+      it.effect(`have one fingerprint whatever the ${name}`, () =>
+        Effect.gen(function* () {
+          const sql = yield* SqlClient.SqlClient;
+          for (const error of errors) {
+            const history = JSON.stringify([
+              { error: "earlier", timestamp: 1 },
+              { error, timestamp: 2 },
+            ]);
+            const rows = yield* sql`
+              SELECT job_dlq_error_shape(${history}::jsonb) AS shape, job_dlq_fingerprint('t', 'r', ${history}::jsonb)::text AS fingerprint`;
+            const fingerprint = createHash("md5").update(`t\nr\n${shape}`).digest("hex");
+            assert.deepStrictEqual(
+              rows.map((_) => [_.shape, String(_.fingerprint).replaceAll("-", "")]),
+              [[shape, fingerprint]],
+            );
+          }
+        }),
+      );
+    }
 
     it.effect("show one line of at most 300 characters, whatever the error is", () =>
       Effect.gen(function* () {

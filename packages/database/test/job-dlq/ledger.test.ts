@@ -6,7 +6,7 @@ import * as Option from "effect/Option";
 import * as Client from "../../src/client.js";
 import { DatabaseService } from "../../src/repos.js";
 import { classify } from "../../src/sql-state.js";
-import { deadJob, newTenant, TestDatabase } from "../support/database.js";
+import { deadJob, letter, newTenant, TestDatabase } from "../support/database.js";
 
 const actor = "test";
 
@@ -77,6 +77,44 @@ layer(TestDatabase, { excludeTestServices: true })("the ledger", (it) => {
         assert.strictEqual((yield* Effect.flip(Client.tenant(appId)(remove("0"))))._tag, "SqlError");
         assert.strictEqual((yield* Effect.flip(sql.withTransaction(remove("0"))))._tag, "SqlError");
         assert.strictEqual((yield* Client.system(remove("0"))).length, 1);
+      }),
+    );
+
+    it.effect("and no age below 0 makes what was written just now past it", () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const sql = yield* SqlClient.SqlClient;
+        const { appId } = yield* discarded;
+        for (const days of ["-1", "-2147483648"]) {
+          const removed = Client.system(
+            Effect.gen(function* () {
+              const one = yield* db.jobDlq.insert(letter(appId));
+              yield* db.jobDlq.discard([one.id], { actor, reason: "x" });
+              yield* sql`SELECT set_config('app.ledger_retention_days', ${days}, true)`;
+              yield* sql`DELETE FROM job_dlq_events WHERE app_id = ${appId}`;
+            }),
+          );
+          const error = yield* Effect.flip(removed);
+          assert.strictEqual(error._tag === "SqlError" && classify(error), "Privilege", days);
+        }
+      }),
+    );
+
+    it.effect("and the receipt of an erasure stays at any age", () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const sql = yield* SqlClient.SqlClient;
+        const { appId, id } = yield* discarded;
+        yield* Client.tenant(appId)(db.jobDlq.erase({ ids: [id] }, { actor }));
+        const remove = Effect.zipRight(
+          sql`SELECT set_config('app.ledger_retention_days', '0', true)`,
+          sql`DELETE FROM job_dlq_events WHERE app_id = ${appId} AND kind = 'erased'`,
+        );
+        const error = yield* Effect.flip(Client.system(remove));
+        assert.strictEqual(error._tag === "SqlError" && classify(error), "Privilege");
+        yield* db.jobDlq.retain({ discarded: 0 }, { actor, scope: { _tag: "system" } });
+        const [receipt] = yield* Client.tenant(appId)(db.jobDlq.replay([id], { actor }));
+        assert.strictEqual(receipt?.outcome, "erased");
       }),
     );
 

@@ -62,6 +62,49 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.replay with options",
         }),
     );
 
+    it.effect("writes the difference of large and of deep payloads, bounded", () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const appId = yield* newTenant;
+        const nested = (depth: number, inner: unknown) => {
+          let value = inner;
+          for (let i = 0; i < depth; i++) value = i % 2 === 0 ? [value] : { in: value };
+          return value;
+        };
+        const diffOf = (before: unknown, payload: unknown) =>
+          Effect.gen(function* () {
+            const one = yield* deadJob(appId, { payload: before });
+            return yield* Client.tenant(appId)(
+              Effect.gen(function* () {
+                assert.strictEqual((yield* db.jobDlq.replay([one.id], { actor, payload }))[0]?.outcome, "replayed");
+                const { items } = yield* db.jobDlq.events({ dlqId: one.id });
+                const detail = items[0]?.detail as
+                  | { payload_diff: ReadonlyArray<{ op: string; path: string }> }
+                  | undefined;
+                return detail?.payload_diff ?? [];
+              }),
+            );
+          });
+        // A quadratic one would take minutes, and the test its time.
+        const many = Array.from({ length: 20_000 }, (_, i) => i);
+        const changed = yield* diffOf(
+          many,
+          many.map((i) => -1 - i),
+        );
+        assert.deepStrictEqual(
+          changed.map(({ op, path }) => [op, path]),
+          many.map((i) => ["replace", `/${i}`]),
+        );
+        const deep = yield* diffOf(nested(1000, 1), nested(1000, 2));
+        assert.deepStrictEqual(
+          deep.map(({ op, path }) => [op, path.split("/").length]),
+          [["replace", 101]],
+        );
+        const shallow = yield* diffOf(nested(100, 1), nested(100, 2));
+        assert.deepInclude({ ...shallow[0] } as object, { op: "replace", from: 1, value: 2 });
+      }),
+    );
+
     it.effect("may be any JSON value, null too, and is the purged job's as well", () =>
       Effect.gen(function* () {
         const db = yield* DatabaseService;
@@ -178,6 +221,47 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.replay with options",
       }),
     );
 
+    for (const batchSize of [1, 2, 10]) {
+      it.effect(`replays of several letters of one job only the newest, in batches of ${batchSize}`, () =>
+        Effect.gen(function* () {
+          const db = yield* DatabaseService;
+          const appId = yield* newTenant;
+          const oldest = yield* deadJob(appId, { payload: "oldest" });
+          const { originalJobId } = oldest;
+          const inTenant = Client.tenant(appId);
+          const older = yield* inTenant(db.jobDlq.insert(letter(appId, { originalJobId, payload: "older" })));
+          const newest = yield* inTenant(db.jobDlq.insert(letter(appId, { originalJobId, payload: "newest" })));
+          const runs: Array<unknown> = [];
+          const receipts = yield* db.jobDlq
+            .replay({ all: true }, { actor, scope: { _tag: "tenant", appId }, batchSize })
+            .pipe(
+              // What is replayed runs at once and dies again.
+              Stream.tap(() =>
+                inTenant(
+                  Effect.gen(function* () {
+                    for (const { fence, id, payload } of yield* db.jobs.claim({ runner: "r" })) {
+                      runs.push(payload);
+                      yield* db.jobs.deadLetter({ id, fence, reason: "MaxRetries", error: "again" });
+                    }
+                  }),
+                ),
+              ),
+              Stream.mapConcat((_) => _.receipts),
+              Stream.runCollect,
+            );
+          assert.deepStrictEqual(runs, ["newest"]);
+          assert.deepStrictEqual(
+            Chunk.toReadonlyArray(receipts).map(({ id, outcome }) => [id, outcome]),
+            [
+              [oldest.id, "job not dead"],
+              [older.id, "job not dead"],
+              [newest.id, "replayed"],
+            ],
+          );
+        }),
+      );
+    }
+
     it.effect("passes letters whose jobs are not dead once, and ends", () =>
       Effect.gen(function* () {
         const db = yield* DatabaseService;
@@ -193,6 +277,22 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.replay with options",
           erased: 0,
           "not found": 0,
         });
+      }),
+    );
+
+    it.effect("does not count letters whose jobs are not dead against its limit", () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const appId = yield* newTenant;
+        for (let i = 0; i < 3; i++) {
+          const job = yield* Client.tenant(appId)(db.jobs.enqueue({ ...letter(appId), type: "living" }));
+          yield* Client.tenant(appId)(db.jobDlq.insert(letter(appId, { originalJobId: job.id })));
+        }
+        yield* dead(appId, 4);
+        const { asked, outcomes } =
+          (yield* progressOf(appId, { all: true }, { limit: 3 })).at(-1) ?? assert.fail("nothing was done");
+        assert.deepInclude({ asked, ...outcomes } as object, { asked: 6, replayed: 3, "job not dead": 3 });
+        assert.strictEqual((yield* progressOf(appId, { all: true }, { limit: 1 })).at(-1)?.outcomes.replayed, 1);
       }),
     );
 

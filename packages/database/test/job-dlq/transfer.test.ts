@@ -14,7 +14,7 @@ import type { JobDlqFilter } from "../../src/job-dlq/filter.js";
 import type { ImportOptions, ImportProgress, ImportReason } from "../../src/job-dlq/import.js";
 import { DatabaseService } from "../../src/repos.js";
 import { rounds, seed } from "../support/campaign.js";
-import { letter, newTenant, TestDatabase } from "../support/database.js";
+import { deadJob, letter, newTenant, TestDatabase } from "../support/database.js";
 import { json, named } from "../support/json.js";
 
 const actor = "backup";
@@ -249,6 +249,18 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.exportTo and importFr
               6_000_000,
             );
         }),
+    );
+
+    it.effect("writes what was loaded from a dump of another server, whose transactions were further on", () =>
+      Effect.gen(function* () {
+        const sql = yield* SqlClient.SqlClient;
+        const appId = yield* newTenant;
+        yield* Effect.replicateEffect(deadJob(appId), 3);
+        // What pg_dump writes and a new server reads: the column as it was.
+        yield* sql`
+          UPDATE job_dlq SET arrived = (pg_current_xact_id()::text::bigint + 1000000)::text::xid8 WHERE app_id = ${appId}::uuid`;
+        assert.strictEqual((yield* exported(appId)).length, 3);
+      }),
     );
 
     it.effect("redacts field by field, and leaves the others exact", () =>
@@ -661,6 +673,55 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.exportTo and importFr
           (yield* exported(appId)).map((_) => JSON.parse(_).id),
           [discarded, purged],
         );
+      }),
+    );
+
+    it.effect("does not bring a letter back as pending that was replayed, and as replayed it does", () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const { appId, scope } = yield* tenant;
+        const one = yield* deadJob(appId);
+        const before = yield* exported(appId);
+        yield* Client.tenant(appId)(
+          Effect.gen(function* () {
+            yield* db.jobDlq.replay([one.id], { actor });
+            const [job] = yield* db.jobs.claim({ runner: "r" });
+            yield* db.jobs.complete(job ?? assert.fail("no job is due"));
+          }),
+        );
+        const after = yield* exported(appId);
+        assert.deepInclude(yield* imported(before, { scope }), { duplicates: 1, refused: 0 });
+        yield* Client.tenant(appId)(Effect.zipRight(db.jobDlq.purge(0), db.jobs.purge(0)));
+        for (const where of [scope, system]) {
+          assert.deepStrictEqual(reasons(yield* imported(before, { scope: where })), [[1, "replayed"]]);
+        }
+        assert.deepInclude(yield* imported([...before, ...after], { scope }), { imported: 1, refused: 1 });
+        const [receipt] = yield* Client.tenant(appId)(db.jobDlq.replay([one.id], { actor }));
+        assert.strictEqual(receipt?.outcome, "already gone");
+        assert.strictEqual((yield* ledger(appId, "replayed")).length, 1);
+      }),
+    );
+
+    it.effect("of a discarded letter leaves restore nothing to bring back once it was replayed", () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const { appId, scope } = yield* tenant;
+        const one = yield* deadJob(appId);
+        const lines = yield* exported(appId);
+        const inTenant = Client.tenant(appId);
+        const [event] = yield* inTenant(db.jobDlq.discard([one.id], { actor, reason: "x" }));
+        const restored = Effect.map(
+          inTenant(db.jobDlq.restore([event?.eventId ?? ""], { actor })),
+          ([receipt]) => receipt?.outcome,
+        );
+        yield* imported(lines, { scope });
+        assert.strictEqual(yield* restored, "id exists");
+        yield* inTenant(db.jobDlq.replay([one.id], { actor }));
+        assert.strictEqual(yield* restored, "id exists");
+        yield* inTenant(db.jobDlq.purge(0));
+        assert.strictEqual(yield* restored, "already gone");
+        assert.deepStrictEqual(yield* stored(appId), []);
+        assert.strictEqual((yield* ledger(appId, "restored")).length, 0);
       }),
     );
 

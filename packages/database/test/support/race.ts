@@ -389,6 +389,9 @@ export const judge = (
         for (const receipt of claim.replayed ?? []) {
           if (receipt.outcome !== "job not dead") continue;
           const jobId = queue.letters.find(({ id }) => id === receipt.id)?.originalJobId ?? "";
+          // A batch leaves the job to its newest letter, which another one may take out before the batch that has it.
+          const isNewest = !queue.letters.some(({ id, originalJobId }) => originalJobId === jobId && id > receipt.id);
+          if (name === "replay by filter" && !isNewest) continue;
           const status = jobById.get(jobId)?.status;
           assert.include(["pending", "processing", "cancelled"], status, `${name}: ${receipt.id}: job not dead`);
         }
@@ -453,7 +456,7 @@ const forget = ({ appId }: Queue) =>
     yield* Client.system(
       Effect.gen(function* () {
         yield* sql`SELECT set_config('app.ledger_retention_days', '0', true)`;
-        yield* sql`DELETE FROM job_dlq_events WHERE app_id = ${appId}`;
+        yield* sql`DELETE FROM job_dlq_events WHERE app_id = ${appId} AND kind <> 'erased'`;
         yield* sql`DELETE FROM job_dlq WHERE app_id = ${appId}`;
         yield* sql`DELETE FROM jobs WHERE app_id = ${appId}`;
       }),
