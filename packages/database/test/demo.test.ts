@@ -1,15 +1,12 @@
-import { createRequire } from "node:module";
 import { join } from "node:path";
-import { pathToFileURL } from "node:url";
 import * as SqlClient from "@effect/sql/SqlClient";
 import { assert, layer } from "@effect/vitest";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
-import { root, run } from "./support/command.js";
+import { root, run, typescript } from "./support/command.js";
 import { TestDatabase, TestUrl } from "./support/database.js";
 
-const tsx = pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href;
-const demo = ["--import", tsx, join(root, "packages/database/demo/main.ts")];
+const demo = [...typescript, join(root, "packages/database/demo/main.ts")];
 
 layer(TestDatabase, { excludeTestServices: true, timeout: "3 minutes" })("the demo", (it) => {
   it.effect(

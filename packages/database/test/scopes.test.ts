@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import * as SqlClient from "@effect/sql/SqlClient";
+import * as PgClient from "@effect/sql-pg/PgClient";
 import { assert, describe, layer } from "@effect/vitest";
 import * as Deferred from "effect/Deferred";
 import * as Effect from "effect/Effect";
@@ -12,7 +13,7 @@ import * as Client from "../src/client.js";
 import { DatabaseService } from "../src/repos.js";
 import { classify } from "../src/sql-state.js";
 import { deadJob, letter, newTenant, TestDatabase, TestUrl, urlAs, work } from "./support/database.js";
-import { jsonAsText, stockClient } from "./support/stock.js";
+import { stockClient } from "./support/stock.js";
 
 const settings = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;
@@ -359,7 +360,8 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
 
     it.effect("counter-test: the driver's own withTransaction loses writes, or keeps what was to be rolled back", () =>
       Effect.gen(function* () {
-        const stored = yield* Effect.provide(sideBySide, stockClient({ transformJson: false, types: jsonAsText }));
+        const { config } = yield* PgClient.PgClient;
+        const stored = yield* Effect.provide(sideBySide, stockClient({ transformJson: false, types: config.types }));
         assert.notDeepEqual(stored, evenTwice);
       }),
     );

@@ -22,7 +22,7 @@ import { DatabaseService } from "../../src/repos.js";
 import { classify } from "../../src/sql-state.js";
 import { type Backlog, newBacklog, startProcess, survey } from "../support/backlog.js";
 import { rounds, seed } from "../support/campaign.js";
-import { newTenant, TestDatabase, TestUrl } from "../support/database.js";
+import { asFromDump, newTenant, TestDatabase, TestUrl } from "../support/database.js";
 import * as Server from "../support/server.js";
 
 const count = rounds(20_000, 2000);
@@ -393,12 +393,8 @@ layer(TestDatabase, { excludeTestServices: true })("a bulk replay", (it) => {
   it.effect("takes what was loaded from a dump of another server, whose transactions were further on", () =>
     Effect.gen(function* () {
       const db = yield* DatabaseService;
-      const sql = yield* SqlClient.SqlClient;
       const backlog = yield* newBacklog(10);
-      // What pg_dump writes and a new server reads: the column as it was.
-      yield* sql`
-        UPDATE job_dlq SET arrived = (pg_current_xact_id()::text::bigint + 1000000)::text::xid8
-        WHERE app_id = ANY (${backlog.appIds}::uuid[])`;
+      yield* asFromDump(backlog.appIds);
       yield* Stream.runDrain(db.jobDlq.replay(filterOf(backlog), { actor, scope: system, batchSize: 4 }));
       assert.strictEqual((yield* survey(backlog)).replayed, 10);
     }),

@@ -27,6 +27,22 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.erase", (it) => {
       return yield* db.jobs.deadLetter({ id: job.id, reason: "MaxRetries", error: `failed for ${secret}` });
     });
 
+  /** A person with one dead letter that is pending, one that was discarded, and a job that waits. */
+  const somebody = Effect.gen(function* () {
+    const db = yield* DatabaseService;
+    const appId = yield* newTenant;
+    const userId = randomUUID();
+    return yield* Client.tenant(appId)(
+      Effect.gen(function* () {
+        yield* dead(appId, userId, "a");
+        const discarded = yield* dead(appId, userId, "b");
+        const [event] = yield* db.jobDlq.discard([discarded.id], { actor, reason: "x" });
+        const waiting = yield* db.jobs.enqueue({ ...work(appId), userId: Option.some(userId) });
+        return { appId, userId, discarded, eventId: event?.eventId ?? "", waiting };
+      }),
+    );
+  });
+
   it.effect("of a person leaves nothing of theirs anywhere, and everything of the others", () =>
     Effect.gen(function* () {
       const db = yield* DatabaseService;
@@ -123,14 +139,9 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.erase", (it) => {
     it.effect(`of a person is the same with ${JSON.stringify(more)}`, () =>
       Effect.gen(function* () {
         const db = yield* DatabaseService;
-        const appId = yield* newTenant;
-        const userId = randomUUID();
+        const { appId, userId, waiting } = yield* somebody;
         yield* Client.tenant(appId)(
           Effect.gen(function* () {
-            yield* dead(appId, userId, "a");
-            const discarded = yield* dead(appId, userId, "b");
-            yield* db.jobDlq.discard([discarded.id], { actor, reason: "x" });
-            const waiting = yield* db.jobs.enqueue({ ...work(appId), userId: Option.some(userId) });
             const receipt = yield* db.jobDlq.erase({ userId, ...more }, { actor });
             assert.deepStrictEqual({ ...receipt }, { letters: 1, copies: 1, jobsCancelled: 1, jobsEmptied: 3 });
             assert.strictEqual(Option.getOrThrow(yield* db.jobs.get(waiting.id)).status, "cancelled");
@@ -144,21 +155,17 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.erase", (it) => {
     it.effect(`of a user's ${state} ones takes what preview counts, and no more`, () =>
       Effect.gen(function* () {
         const db = yield* DatabaseService;
-        const appId = yield* newTenant;
-        const userId = randomUUID();
+        const { appId, discarded, eventId, userId, waiting } = yield* somebody;
         yield* Client.tenant(appId)(
           Effect.gen(function* () {
-            yield* dead(appId, userId, "a");
-            const [replayed, discarded] = [yield* dead(appId, userId, "b"), yield* dead(appId, userId, "c")];
+            const replayed = yield* dead(appId, userId, "c");
             yield* db.jobDlq.replay([replayed.id], { actor });
-            const [event] = yield* db.jobDlq.discard([discarded.id], { actor, reason: "x" });
-            const waiting = yield* db.jobs.enqueue({ ...work(appId), userId: Option.some(userId) });
             assert.strictEqual((yield* db.jobDlq.preview({ userId, state })).count, 1);
             const receipt = yield* db.jobDlq.erase({ userId, state }, { actor });
             const jobsCancelled = state === "replayed" ? 1 : 0;
             assert.deepStrictEqual({ ...receipt }, { letters: 1, copies: 0, jobsCancelled, jobsEmptied: 1 });
             assert.strictEqual(Option.getOrThrow(yield* db.jobs.get(waiting.id)).status, "pending");
-            assert.strictEqual((yield* db.jobDlq.restore([event?.eventId ?? ""], { actor }))[0]?.outcome, "restored");
+            assert.strictEqual((yield* db.jobDlq.restore([eventId], { actor }))[0]?.outcome, "restored");
             const byIds = yield* db.jobDlq.discard([discarded.id], { actor, reason: "x" });
             assert.strictEqual(byIds[0]?.outcome, "discarded");
             const none = yield* db.jobDlq.erase({ ids: [discarded.id], state }, { actor });

@@ -1,8 +1,7 @@
 /** Dead letters by the thousand, what became of them, and a process that works through them and can be killed. */
 import { spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
-import { createRequire } from "node:module";
-import { fileURLToPath, pathToFileURL } from "node:url";
+import { fileURLToPath } from "node:url";
 import * as SqlClient from "@effect/sql/SqlClient";
 import { assert } from "@effect/vitest";
 import * as Deferred from "effect/Deferred";
@@ -12,6 +11,7 @@ import * as Redacted from "effect/Redacted";
 import * as S from "effect/Schema";
 import { balance, eachOnce } from "./balance.js";
 import type { Task } from "./bulk-process.js";
+import { typescript } from "./command.js";
 import { newTenant } from "./database.js";
 
 /** Dead jobs, each with its pending dead letter, shared out among tenants. */
@@ -110,7 +110,6 @@ export const survey = ({ appIds, count, fence, prefix, shares }: Backlog) =>
   });
 
 const program = fileURLToPath(new URL("./bulk-process.ts", import.meta.url));
-const tsx = pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href;
 
 const Line = S.parseJson(S.Struct({ asked: S.optional(S.Int), done: S.optional(S.Literal(true)) }));
 export type Line = typeof Line.Type;
@@ -123,7 +122,7 @@ export const startProcess = (url: Redacted.Redacted, task: Task) =>
     const errors: Array<string> = [];
     const child = yield* Effect.acquireRelease(
       Effect.sync(() => {
-        const started = spawn(process.execPath, ["--import", tsx, program, JSON.stringify(task)], {
+        const started = spawn(process.execPath, [...typescript, program, JSON.stringify(task)], {
           env: { ...process.env, DATABASE_URL: Redacted.value(url), NODE_OPTIONS: "" },
           stdio: ["ignore", "pipe", "pipe"],
         });

@@ -1,9 +1,10 @@
 /** Other programs, run to their end as a reader of the documentation would run them. */
 import { type ChildProcess, spawn } from "node:child_process";
 import * as fs from "node:fs/promises";
+import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import * as Effect from "effect/Effect";
 
 /** The folder of the whole repository. */
@@ -55,6 +56,12 @@ export const run = (
     );
     return Effect.sync(() => child.kill());
   });
+
+/** What Node needs before a program that is TypeScript. */
+export const typescript: ReadonlyArray<string> = [
+  "--import",
+  pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href,
+];
 
 /** {@link run} without arguments, for a program that stays until Ctrl-C: which it gets when it has printed what is waited for. */
 export const interrupted = (

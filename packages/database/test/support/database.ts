@@ -4,6 +4,7 @@
  * Every test makes tenants of its own and depends on no order.
  */
 import { randomUUID } from "node:crypto";
+import * as SqlClient from "@effect/sql/SqlClient";
 import * as Databases from "@parametric-portal/postgres/databases";
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
@@ -90,6 +91,15 @@ export const work = (
   userId: Option.none<string>(),
   ...given,
 });
+
+/** Gives dead letters what pg_dump writes and a new server reads: `arrived` as it was, of transactions that this server has not come to. */
+export const asFromDump = (appIds: ReadonlyArray<string>) =>
+  Effect.flatMap(
+    SqlClient.SqlClient,
+    (sql) => sql`
+      UPDATE job_dlq SET arrived = (pg_current_xact_id()::text::bigint + 1000000)::text::xid8
+      WHERE app_id = ANY (${appIds}::uuid[])`,
+  );
 
 /** A job that was claimed and dead-lettered, in its tenant's scope. */
 export const deadJob = (appId: string, given: Parameters<typeof work>[1] = {}) =>
