@@ -3,6 +3,8 @@ import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
+import type { Readable } from "node:stream";
+import { finished } from "node:stream/promises";
 import * as Effect from "effect/Effect";
 import { PostgresUnavailable } from "./errors.js";
 import type { KeeperInput } from "./internal/protocol.js";
@@ -68,6 +70,13 @@ export const startContainer = ({ settings }: Pick<KeeperInput, "settings">) =>
     });
     const name = `portal-postgres-${randomBytes(8).toString("hex")}`;
     let log = "";
+    let logged: Promise<void> | undefined;
+    const listen = (stream: Readable) => {
+      stream.on("data", (text) => {
+        log = `${log}${text}`.slice(-1000);
+      });
+      logged = finished(stream).catch(() => undefined);
+    };
     const { started } = yield* Effect.acquireRelease(
       Effect.promise(async () => {
         const { PostgreSqlContainer } = await import("@testcontainers/postgresql");
@@ -81,13 +90,7 @@ export const startContainer = ({ settings }: Pick<KeeperInput, "settings">) =>
           .withPassword(newPassword())
           .withDatabase("postgres")
           .withCommand(["postgres", ...flags])
-          .withLogConsumer((stream) => {
-            stream
-              .on("data", (text) => {
-                log = `${log}${text}`.slice(-1000);
-              })
-              .on("error", () => undefined);
-          });
+          .withLogConsumer(listen);
         const started = configured.start();
         // Told to whoever waits for it below, who may be gone before.
         started.catch(() => undefined);
@@ -126,10 +129,16 @@ export const startContainer = ({ settings }: Pick<KeeperInput, "settings">) =>
           ),
         ),
     );
-    const container = yield* Effect.tryPromise({
-      try: () => started,
-      catch: (error) =>
-        noContainer(`the container of ${image} did not start: ${messageOf(error)}; it said: ${log.trim()}`),
-    });
+    // One that ended at once may have been noticed before its words arrived, or before anybody listened.
+    const words = Effect.tryPromise(async () => {
+      if (logged === undefined) listen(await client.container.logs(client.container.getById(name)));
+      await logged;
+    }).pipe(Effect.timeout("2 seconds"), Effect.ignore);
+    const container = yield* Effect.tryPromise({ try: () => started, catch: messageOf }).pipe(
+      Effect.tapError(() => words),
+      Effect.mapError((problem) =>
+        noContainer(`the container of ${image} did not start: ${problem}; it said: ${log.trim()}`),
+      ),
+    );
     return { provider: "testcontainers" as const, url: container.getConnectionUri() };
   });
