@@ -42,6 +42,11 @@ export interface Options {
   readonly connectTimeout?: Duration.DurationInput | undefined;
   /** How long an unused connection stays open. Default 10 seconds. */
   readonly idleTimeout?: Duration.DurationInput | undefined;
+  /**
+   * Every connection starts as this group role, so that what it runs outside a scope is in that role and needs no transaction.
+   * For a process's own machinery, such as the claims of a runner. The login must be a member. Default: the login itself.
+   */
+  readonly role?: "parametric_system" | undefined;
   /** What `pg_stat_activity` shows. Default `parametric-portal`. */
   readonly applicationName?: string | undefined;
 }
@@ -56,8 +61,25 @@ const types = {
     oid === JSON_OID || oid === JSONB_OID ? asText : pg.types.getTypeParser(oid, format),
 } as NonNullable<PgClient.PgClientConfig["types"]>;
 
-const make = (options: Options) =>
-  PgClient.make({
+/** The address as a URL that sets the role at connect, which also holds after DISCARD ALL. */
+const withRole = ({ database, host, password, port, role, url, username, ...rest }: Options): Options => {
+  const address = new URL(url === undefined ? "postgresql://localhost" : Redacted.value(url));
+  if (url === undefined) {
+    if (host?.startsWith("/")) address.searchParams.set("host", host);
+    else if (host !== undefined) address.hostname = host;
+    if (port !== undefined) address.port = String(port);
+    if (username !== undefined) address.username = encodeURIComponent(username);
+    if (password !== undefined) address.password = encodeURIComponent(Redacted.value(password));
+    if (database !== undefined) address.pathname = `/${encodeURIComponent(database)}`;
+  }
+  const given = address.searchParams.get("options");
+  address.searchParams.set("options", `${given === null ? "" : `${given} `}-c role=${role}`);
+  return { ...rest, url: Redacted.make(address.href) };
+};
+
+const make = (given: Options) => {
+  const options = given.role === undefined ? given : withRole(given);
+  return PgClient.make({
     ...options,
     applicationName: options.applicationName ?? "parametric-portal",
     connectTimeout: options.connectTimeout ?? "5 seconds",
@@ -67,6 +89,7 @@ const make = (options: Options) =>
     transformResultNames: Str.snakeToCamel,
     transformJson: false,
   }).pipe(Effect.map((client) => Object.assign(client, { withTransaction: withTransaction(client) })));
+};
 
 const toContext = (client: PgClient.PgClient) =>
   Context.make(PgClient.PgClient, client).pipe(Context.add(SqlClient.SqlClient, client));

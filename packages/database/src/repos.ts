@@ -280,22 +280,32 @@ export const makeJobRepo = Effect.gen(function* () {
     /**
      * Ends the runs whose lease is over (their runner vanished), up to `limit` (default 100): each attempt gets its entry in
      * the history; a job with attempts left is pending again, the others are dead-lettered as RunnerUnavailable.
+     * A run that a worker package marked as one in company is never dead-lettered, because any of the others may have ended its
+     * runner: it waits as a suspect, with its last attempt back if that was it.
+     * After a start of the server it leaves every run alone for `grace` (default none), so that runners that are still there
+     * can renew their leases first.
      * Safe beside runners and beside itself. Returns how many of each.
      */
-    rescue: Effect.fn("jobs.rescue")(function* (options: { readonly limit?: number } = {}) {
+    rescue: Effect.fn("jobs.rescue")(function* (
+      options: { readonly limit?: number; readonly grace?: Duration.DurationInput } = {},
+    ) {
       const operation = "jobs.rescue";
       const limit = yield* limitOf(operation, options.limit);
+      const grace = yield* millisOf(operation, "grace", options.grace ?? 0);
       const rows = yield* sql`
         WITH lost AS MATERIALIZED (
           SELECT id, fence, locked_by FROM jobs
           WHERE status = 'processing' AND locked_until < now()
+            AND pg_postmaster_start_time() <= now() - ${grace}::float8 * interval '1 millisecond'
           ORDER BY locked_until, id
           LIMIT ${limit}
           FOR UPDATE SKIP LOCKED),
         ended AS (
           UPDATE jobs j
-          SET status = CASE WHEN j.attempts < j.max_attempts THEN 'pending' ELSE 'dead' END,
-            completed_at = CASE WHEN j.attempts < j.max_attempts THEN NULL ELSE now() END,
+          SET status = CASE WHEN j.in_company OR j.attempts < j.max_attempts THEN 'pending' ELSE 'dead' END,
+            completed_at = CASE WHEN j.in_company OR j.attempts < j.max_attempts THEN NULL ELSE now() END,
+            attempts = CASE WHEN j.in_company THEN LEAST(j.attempts, j.max_attempts - 1) ELSE j.attempts END,
+            suspect = j.in_company OR j.attempts < j.max_attempts, in_company = false,
             locked_by = NULL, locked_until = NULL, fence = nextval('job_fence'),
             error_history =
               CASE WHEN jsonb_array_length(j.error_history) >= ${maxHistory}::int THEN j.error_history - ${historyHead}::int ELSE j.error_history END

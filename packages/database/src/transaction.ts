@@ -22,6 +22,7 @@ import * as Queue from "effect/Queue";
 import * as S from "effect/Schema";
 import * as Scope from "effect/Scope";
 import { InvalidInput, ScopeConflict } from "./errors.js";
+import { LazyConnection } from "./lazy-connection.js";
 
 /** Whose rows a transaction may touch. */
 export type DataScope = { readonly _tag: "tenant"; readonly appId: string } | { readonly _tag: "system" };
@@ -176,7 +177,10 @@ const transact =
         (context): Effect.Effect<A, E | SqlError, R> =>
           Option.match(Context.getOption(context, SqlClient.TransactionConnection), {
             onNone: () => outer(sql, around, effect),
-            onSome: (open) => nested(open, frameOf(context, open[0]), around, effect),
+            onSome: (open) =>
+              isLazy(open[0])
+                ? open[0].transact(around, effect)
+                : nested(open, frameOf(context, open[0]), around, effect),
           }),
       ),
       "sql.transaction",
@@ -193,7 +197,7 @@ export const withTransaction = (sql: SqlClient.SqlClient): SqlClient.SqlClient["
 /** The scope that the current fiber is in, if any. */
 export const currentScope: Effect.Effect<Option.Option<DataScope>> = Effect.map(Effect.context<never>(), (context) =>
   Option.flatMap(Context.getOption(context, SqlClient.TransactionConnection), ([connection]) =>
-    Option.flatMap(frameOf(context, connection), (_) => _.scope),
+    isLazy(connection) ? Option.some(connection.scope) : Option.flatMap(frameOf(context, connection), (_) => _.scope),
   ),
 );
 
@@ -214,6 +218,22 @@ const inScope =
 
 const isUuid = S.is(S.UUID);
 
+/** A tenant's scope and its settings, or undefined when the id is no uuid, which is what makes it safe inside the message. */
+const aroundTenant = (appId: string) => {
+  if (!isUuid(appId)) return undefined;
+  const id = appId.toLowerCase();
+  const scope: DataScope = { _tag: "tenant", appId: id };
+  // Parameters would cost a round trip of their own.
+  return { scope, settings: `; SET LOCAL ROLE parametric_tenant; SET LOCAL app.current_tenant = '${id}'` };
+};
+
+const notUuid = (appId: string) =>
+  new InvalidInput({
+    operation: "Client.tenant",
+    field: "appId",
+    problem: `is ${JSON.stringify(appId)}, which is no uuid`,
+  });
+
 /**
  * Runs an effect in one transaction that sees and writes only this app's rows, whatever the login.
  * Inside a transaction of the caller's own it is a savepoint, and the caller's role and tenant are back when it ends.
@@ -224,21 +244,8 @@ export const tenant =
   <A, E, R>(
     effect: Effect.Effect<A, E, R>,
   ): Effect.Effect<A, E | SqlError | ScopeConflict | InvalidInput, R | SqlClient.SqlClient> => {
-    if (!isUuid(appId)) {
-      return Effect.fail(
-        new InvalidInput({
-          operation: "Client.tenant",
-          field: "appId",
-          problem: `is ${JSON.stringify(appId)}, which is no uuid`,
-        }),
-      );
-    }
-    const id = appId.toLowerCase();
-    // A uuid by the test above, so it is safe inside the message; parameters would cost a round trip of their own.
-    return inScope(
-      { _tag: "tenant", appId: id },
-      `; SET LOCAL ROLE parametric_tenant; SET LOCAL app.current_tenant = '${id}'`,
-    )(effect);
+    const around = aroundTenant(appId);
+    return around === undefined ? Effect.fail(notUuid(appId)) : inScope(around.scope, around.settings)(effect);
   };
 
 /**
@@ -266,4 +273,124 @@ export const within =
       E | SqlError | ScopeConflict | InvalidInput,
       R
     >;
+  };
+
+// --- scopes that open when they are needed -----------------------------------
+
+const isLazy = (connection: SqlConnection.Connection): connection is LazyConnection<DataScope, Around> =>
+  connection instanceof LazyConnection;
+
+const onConnection = <A>(run: (connection: SqlConnection.Connection) => Effect.Effect<A, SqlError>) =>
+  Effect.flatMap(SqlClient.TransactionConnection, ([connection]) => run(connection));
+
+/** For an id that comes from the database. */
+const aroundStored = (appId: string) => {
+  const around = aroundTenant(appId);
+  if (around === undefined) throw notUuid(appId);
+  return around;
+};
+
+/** What the tenant's transactions run with: a plain one inside takes the tenant's settings. */
+const orTenant = (tenantAround: Around, around: Around): Around => (around.settings === "" ? tenantAround : around);
+
+/**
+ * The context of an effect whose every statement, and every transaction that it opens, is a tenant's scope of its own. Nothing is
+ * sent before the first of them, and no connection is held between two. For code that runs on a tenant's behalf and may never
+ * touch the database. Opening another scope inside is a `ScopeConflict`.
+ */
+export const tenantLazily = (sql: SqlClient.SqlClient, appId: string): readonly [SqlConnection.Connection, number] => {
+  const tenantAround = aroundStored(appId);
+  const around: Around = { scope: Option.some(tenantAround.scope), settings: tenantAround.settings };
+  const lazy = new LazyConnection<DataScope, Around>(
+    tenantAround.scope,
+    (given, effect) => outer(sql, orTenant(around, given), effect),
+    (run) => outer(sql, around, onConnection(run)) as Effect.Effect<never, SqlError>,
+    Effect.gen(function* () {
+      const connection = yield* sql.reserve;
+      yield* Effect.acquireRelease(send(connection, `BEGIN${around.settings}`), (_, exit) =>
+        Effect.orDie(send(connection, Exit.isSuccess(exit) ? "COMMIT" : "ROLLBACK")),
+      );
+      return connection;
+    }),
+  );
+  return [lazy, 0];
+};
+
+/** What an effect in {@link tenantOnce} left: whether it touched the database, and so whether `last` ran and all was committed. */
+export interface Once<A> {
+  readonly value: A;
+  readonly isCommitted: boolean;
+}
+
+/**
+ * Runs an effect in one transaction of a tenant's scope that begins when the effect first touches the database. When it succeeds
+ * and did, `last` runs in the same transaction before it commits: all of it is there afterwards, or nothing.
+ */
+export const tenantOnce =
+  <E2>(sql: SqlClient.SqlClient, appId: string, last: Effect.Effect<unknown, E2>) =>
+  <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<Once<A>, E | E2 | SqlError, R> => {
+    const tenantAround = aroundStored(appId);
+    return Effect.uninterruptibleMask((restore) =>
+      Effect.gen(function* () {
+        const scope = yield* Scope.make();
+        const gate = yield* makeGate;
+        let frame: Frame | undefined;
+        const turn = yield* makeGate;
+        // Whoever comes first opens it; the others wait for that and not for each other's statements.
+        const open = Effect.suspend(() =>
+          frame === undefined
+            ? Effect.zipRight(
+                Queue.take(turn),
+                Effect.suspend(() => (frame === undefined ? begin : Effect.succeed(frame))).pipe(
+                  Effect.ensuring(Queue.offer(turn, undefined)),
+                ),
+              )
+            : Effect.succeed(frame),
+        );
+        const begin = Effect.uninterruptible(
+          Effect.gen(function* () {
+            const connection = yield* Scope.extend(sql.reserve, scope);
+            yield* Effect.tapError(send(connection, `BEGIN${tenantAround.settings}`), () =>
+              Effect.ignoreLogged(send(connection, "ROLLBACK")),
+            );
+            frame = { connection, gate, scope: Option.some(tenantAround.scope) };
+            return frame;
+          }),
+        );
+        const lazy = new LazyConnection<DataScope, Around>(
+          tenantAround.scope,
+          (given, inner) =>
+            Effect.flatMap(open, (opened) =>
+              nested([opened.connection, 0], Option.some(opened), given.scope._tag === "Some" ? plain : given, inner),
+            ),
+          (run) => Effect.flatMap(open, ({ connection }) => run(connection)),
+          Effect.map(open, ({ connection }) => connection),
+        );
+        const run = Effect.gen(function* () {
+          const exit = yield* Effect.exit(
+            restore(Effect.provideService(effect, SqlClient.TransactionConnection, [lazy, 0])),
+          );
+          const opened = frame as Frame | undefined;
+          if (opened === undefined) {
+            return { value: yield* exit, isCommitted: false };
+          }
+          const { connection } = opened;
+          const rollBack = Effect.catchAll(send(connection, "ROLLBACK"), (error) =>
+            Effect.logDebug("ROLLBACK was not answered; the server has rolled back", error),
+          );
+          if (Exit.isFailure(exit)) {
+            yield* rollBack;
+            return { value: yield* exit, isCommitted: false };
+          }
+          yield* last.pipe(
+            Effect.provideService(SqlClient.TransactionConnection, [connection, 0]),
+            Effect.provideService(CurrentFrame, opened),
+            Effect.tapErrorCause(() => rollBack),
+          );
+          yield* commit(connection);
+          return { value: exit.value, isCommitted: true };
+        });
+        return yield* Effect.onExit(run, (exit) => Scope.close(scope, exit));
+      }),
+    );
   };

@@ -106,7 +106,7 @@ export const makeReplay = Effect.gen(function* () {
             UPDATE jobs j
             SET status = 'pending', attempts = 0, error_history = '[]', payload = ${newPayload}, scheduled_at = ${due},
               started_at = NULL, completed_at = NULL, locked_by = NULL, locked_until = NULL, fence = nextval('job_fence'),
-              replays = j.replays + 1
+              replays = j.replays + 1, dedupe_key = NULL, suspect = false, in_company = false, progress = NULL
             FROM chosen c
             WHERE j.id = c.original_job_id AND j.app_id = c.app_id AND j.status = 'dead' AND (SELECT count(*) FROM held) > 0
             RETURNING j.id),

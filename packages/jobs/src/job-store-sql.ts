@@ -1,0 +1,503 @@
+/**
+ * The jobs in PostgreSQL: every statement of the runners and of those who submit.
+ *
+ * A runner has a pool of its own whose connections are `parametric_system` from the start: its statements need no transaction
+ * of their own, and handlers cannot take its connections. Callers use theirs, inside their scope.
+ */
+import * as SqlClient from "@effect/sql/SqlClient";
+import type { SqlError } from "@effect/sql/SqlError";
+import * as PgClient from "@effect/sql-pg/PgClient";
+import * as Client from "@parametric-portal/database/client";
+import { historyHead, maxHistory } from "@parametric-portal/database/error-text";
+import { listen } from "@parametric-portal/database/job-dlq/listener";
+import { JobStatus } from "@parametric-portal/database/models";
+import { refused, refusedWrite } from "@parametric-portal/database/refusal";
+import { DatabaseService } from "@parametric-portal/database/repos";
+import { tenantLazily, tenantOnce } from "@parametric-portal/database/transaction";
+import * as Arr from "effect/Array";
+import * as Context from "effect/Context";
+import * as Duration from "effect/Duration";
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import * as Option from "effect/Option";
+import * as S from "effect/Schema";
+import {
+  type Claim,
+  type Claimed,
+  type ClaimOptions,
+  type Failure,
+  FenceLost,
+  type Held,
+  JobDesk,
+  type JobState,
+  JobStore,
+  type Submission,
+  type Submitted,
+} from "./job-store.js";
+
+// --- callers -----------------------------------------------------------------
+
+const decodeSubmitted = S.decodeUnknown(
+  S.Array(S.Struct({ id: S.String, isFresh: S.Boolean, existing: S.NullOr(S.String) })),
+);
+
+const decodeStates = S.decodeUnknown(
+  S.Array(
+    S.Struct({
+      jobId: S.String,
+      appId: S.String,
+      type: S.String,
+      status: JobStatus,
+      attempts: S.Int,
+      maxAttempts: S.Int,
+      replays: S.Int,
+      progress: S.NullOr(S.parseJson()),
+      scheduledAt: S.DateFromSelf,
+      startedAt: S.NullOr(S.DateFromSelf),
+      completedAt: S.NullOr(S.DateFromSelf),
+      lastError: S.NullOr(S.String),
+    }),
+  ),
+);
+
+const decodeCancelled = S.decodeUnknown(S.Array(S.Struct({ status: JobStatus, isEnded: S.Boolean })));
+
+const keyOf = ({ appId, dedupeKey, type }: Submission) => JSON.stringify([appId, type, dedupeKey]);
+
+/** On the client in the context. */
+export const layerDesk: Layer.Layer<JobDesk, never, SqlClient.SqlClient> = Layer.effect(
+  JobDesk,
+  Effect.gen(function* () {
+    const sql = yield* SqlClient.SqlClient;
+
+    // The jobs whose key is taken are left out by the unique index. Who has it is looked up in the same statement, and once more by
+    // another one when that is a transaction which committed since: its row is too new for the first.
+    const insert = (jobs: ReadonlyArray<Submission>) =>
+      sql`
+        WITH asked AS MATERIALIZED (
+          SELECT uuidv7() AS id, t.* FROM unnest(
+            ${jobs.map((_) => _.appId)}::uuid[], ${jobs.map((_) => _.userId)}::uuid[], ${jobs.map((_) => _.requestId)}::uuid[],
+            ${jobs.map((_) => _.type)}::text[], ${jobs.map((_) => _.payload)}::text[], ${jobs.map((_) => _.priority)}::job_priority[],
+            ${jobs.map((_) => _.maxAttempts)}::int[], ${jobs.map((_) => _.delayMillis)}::float8[],
+            ${jobs.map((_) => _.dedupeKey)}::text[]
+          ) WITH ORDINALITY AS t (app_id, user_id, request_id, type, payload, priority, max_attempts, delay, dedupe_key, place)),
+        inserted AS (
+          INSERT INTO jobs (id, app_id, user_id, request_id, type, payload, priority, max_attempts, scheduled_at, dedupe_key)
+          SELECT id, app_id, user_id, request_id, type, payload::jsonb, priority, max_attempts,
+            now() + delay * interval '1 millisecond', dedupe_key
+          FROM asked
+          ORDER BY place
+          ON CONFLICT (app_id, type, dedupe_key) WHERE dedupe_key IS NOT NULL AND status IN ('pending', 'processing') DO NOTHING
+          RETURNING id)
+        SELECT a.id, a.dedupe_key IS NULL OR a.id IN (SELECT id FROM inserted) AS is_fresh,
+          CASE WHEN a.dedupe_key IS NOT NULL THEN (
+            SELECT j.id FROM jobs j
+            WHERE j.app_id = a.app_id AND j.type = a.type AND j.dedupe_key = a.dedupe_key AND j.status IN ('pending', 'processing'))
+          END AS existing
+        FROM asked a
+        ORDER BY a.place`.pipe(
+        refusedWrite("Jobs.submit", new Set(jobs.map((_) => _.appId))),
+        Effect.flatMap((_) => Effect.orDie(decodeSubmitted(_))),
+      );
+
+    const submitAll = (jobs: ReadonlyArray<Submission>) =>
+      Effect.gen(function* () {
+        const results: Array<Submitted | undefined> = [];
+        let open = jobs.map((_, place) => place);
+        while (open.length > 0) {
+          const rows = yield* insert(open.flatMap((place) => jobs[place] ?? []));
+          const holders = new Map<string, string>();
+          for (const [i, place] of open.entries()) {
+            const row = rows[i];
+            const job = jobs[place];
+            if (row?.isFresh === true && job?.dedupeKey != null) holders.set(keyOf(job), row.id);
+          }
+          const left: Array<number> = [];
+          for (const [i, place] of open.entries()) {
+            const row = rows[i];
+            const job = jobs[place];
+            if (row === undefined || job === undefined) continue;
+            const existing = row.existing ?? holders.get(keyOf(job));
+            if (row.isFresh) results[place] = { jobId: row.id, isDuplicate: false };
+            else if (existing !== undefined) results[place] = { jobId: existing, isDuplicate: true };
+            // Its holder is too new to be seen, or has ended since.
+            else left.push(place);
+          }
+          open = left;
+        }
+        return results.flatMap((_) => _ ?? []);
+      });
+
+    const inScope =
+      (jobs: ReadonlyArray<Submission>) =>
+      <A, E>(effect: Effect.Effect<A, E>) =>
+        Effect.gen(function* () {
+          const apps = new Set(jobs.map((_) => _.appId));
+          const [first] = apps;
+          const scope = yield* Client.currentScope;
+          if (Option.isSome(scope) || first === undefined || apps.size > 1) return yield* effect;
+          return yield* Client.tenant(first)(effect);
+        });
+
+    return {
+      submit: (jobs) =>
+        submitAll(jobs).pipe(
+          inScope(jobs),
+          Effect.provideService(SqlClient.SqlClient, sql),
+          // A scope that is none is opened, so it cannot be in conflict.
+          Effect.catchTag("ScopeConflict", Effect.die),
+        ),
+
+      state: (jobId) =>
+        sql`
+          SELECT id AS job_id, app_id, type, status, attempts, max_attempts, replays, progress, scheduled_at, started_at,
+            completed_at, error_history -> -1 ->> 'error' AS last_error
+          FROM jobs WHERE id = ${jobId}`.pipe(
+          refused("Jobs.status"),
+          Effect.flatMap((_) => Effect.orDie(decodeStates(_))),
+          Effect.map((states) => Arr.head(states) satisfies Option.Option<JobState>),
+        ),
+
+      cancel: (jobId) =>
+        sql`
+          WITH held AS MATERIALIZED (
+            SELECT id, status FROM jobs WHERE id = ${jobId} FOR UPDATE),
+          cancelled AS (
+            UPDATE jobs j
+            SET status = 'cancelled', completed_at = now(), locked_by = NULL, locked_until = NULL, fence = nextval('job_fence')
+            FROM held
+            WHERE j.id = held.id AND j.status IN ('pending', 'processing')
+            RETURNING j.partition),
+          told AS (SELECT pg_notify('jobs', 'cancelled ' || partition) FROM cancelled)
+          SELECT status, NOT EXISTS (SELECT FROM cancelled) AS is_ended, (SELECT count(*) FROM told) AS told FROM held`.pipe(
+          refused("Jobs.cancel"),
+          Effect.flatMap((_) => Effect.orDie(decodeCancelled(_))),
+          Effect.map((rows) => Option.map(Arr.head(rows), ({ status }) => status)),
+        ),
+    };
+  }),
+);
+
+// --- runners -----------------------------------------------------------------
+
+/** The client of the runner's own pool. */
+export class EngineClient extends Context.Tag("@parametric-portal/jobs/EngineClient")<
+  EngineClient,
+  PgClient.PgClient
+>() {}
+
+/** A pool of the runner's own, in the system role from the start. `maxConnections` default 4. */
+export const layerEngine = (options: Client.Options): Layer.Layer<EngineClient, SqlError> =>
+  Layer.effect(EngineClient, PgClient.PgClient).pipe(
+    Layer.provide(
+      Client.layer({
+        applicationName: "parametric-portal runner",
+        maxConnections: 4,
+        ...options,
+        role: "parametric_system",
+      }),
+    ),
+  );
+
+const ClaimedRow = S.Struct({
+  id: S.String,
+  fence: S.String,
+  app_id: S.String,
+  type: S.String,
+  payload: S.String,
+  attempts: S.Number,
+  max_attempts: S.Number,
+  replays: S.Number,
+  request_id: S.NullOr(S.String),
+  user_id: S.NullOr(S.String),
+  partition: S.Number,
+  waited: S.Number,
+});
+const isClaimed = S.is(ClaimedRow);
+const isTurns = S.is(S.Struct({ id: S.Null, payload: S.String }));
+const decodeTurns = S.decodeUnknown(S.parseJson(S.Array(S.Struct({ partition: S.Int, after: S.String }))));
+
+const claimedOf = (row: typeof ClaimedRow.Type): Claimed => ({
+  id: row.id,
+  fence: row.fence,
+  appId: row.app_id,
+  type: row.type,
+  payload: row.payload,
+  attempts: row.attempts,
+  maxAttempts: row.max_attempts,
+  replays: row.replays,
+  requestId: row.request_id,
+  userId: row.user_id,
+  partition: row.partition,
+  waitedMillis: row.waited,
+});
+
+const claimedColumns = `j.id, j.fence, j.app_id, j.type, j.payload, j.attempts, j.max_attempts, j.replays, j.request_id, j.user_id,
+  j.partition, (extract(epoch FROM now() - j.scheduled_at) * 1000)::float8 AS waited`;
+
+/** Tenants whose jobs one claim looks at, over all its partitions. Bounds what a claim costs; the others have the next turns. */
+const tenantsInClaim = 64;
+
+// For each partition the next tenants after its turn, by a loose scan of idx_jobs_fair; for each of those and each priority the
+// first due jobs, which is a range of that index also behind any number of jobs that are scheduled for later; of all these the
+// first of each tenant, then the second of each … A tenant's jobs are in all partitions, so its place counts over all of them.
+// The lock skips what somebody holds, and the change repeats the state.
+const claimStatement = `
+  WITH turns AS MATERIALIZED (
+    SELECT t.partition, t.after FROM unnest($1::smallint[], $2::uuid[]) AS t (partition, after)),
+  tenants AS MATERIALIZED (
+    SELECT t.partition, a.app_id, count(*) OVER () AS count
+    FROM turns t
+    CROSS JOIN LATERAL (
+      WITH RECURSIVE next (app_id, n) AS (
+        (SELECT j.app_id, 1 FROM jobs j
+          WHERE j.partition = t.partition AND j.app_id > t.after AND j.status = 'pending' AND NOT j.suspect
+          ORDER BY j.app_id LIMIT 1)
+        UNION ALL
+        (SELECT (SELECT j.app_id FROM jobs j
+            WHERE j.partition = t.partition AND j.app_id > next.app_id AND j.status = 'pending' AND NOT j.suspect
+            ORDER BY j.app_id LIMIT 1), n + 1
+          FROM next WHERE n < $3::int AND next.app_id IS NOT NULL))
+      SELECT app_id FROM next WHERE app_id IS NOT NULL) a),
+  candidates AS MATERIALIZED (
+    SELECT c.id, c.priority, c.scheduled_at,
+      row_number() OVER (PARTITION BY t.app_id ORDER BY CASE WHEN $7::boolean THEN NULL ELSE c.priority END, c.scheduled_at, c.id) AS place
+    FROM tenants t
+    CROSS JOIN unnest(enum_range(NULL::job_priority)) AS p (priority)
+    CROSS JOIN LATERAL (
+      SELECT j.id, j.priority, j.scheduled_at FROM jobs j
+      WHERE j.partition = t.partition AND j.app_id = t.app_id AND j.priority = p.priority AND j.scheduled_at <= now()
+        AND j.status = 'pending' AND NOT j.suspect
+      ORDER BY j.partition, j.app_id, j.priority, j.scheduled_at, j.id
+      LIMIT LEAST($4::bigint, 2 * (($4::bigint - 1) / t.count + 1))) c),
+  picked AS MATERIALIZED (
+    SELECT id FROM candidates
+    ORDER BY place, CASE WHEN $7::boolean THEN NULL ELSE priority END, scheduled_at, id
+    LIMIT $4::bigint),
+  locked AS MATERIALIZED (
+    SELECT j.id FROM jobs j
+    WHERE j.id IN (SELECT id FROM picked) AND j.status = 'pending' AND NOT j.suspect
+    FOR UPDATE OF j SKIP LOCKED),
+  claimed AS (
+    UPDATE jobs j
+    SET status = 'processing', attempts = j.attempts + 1, started_at = now(), locked_by = $5, in_company = true,
+      locked_until = now() + $6::float8 * interval '1 millisecond', fence = nextval('job_fence')
+    FROM locked
+    WHERE j.id = locked.id AND j.status = 'pending'
+    RETURNING ${claimedColumns})
+  SELECT NULL::uuid AS id, NULL::bigint AS fence, NULL::uuid AS app_id, NULL::text AS type,
+    (SELECT jsonb_agg(jsonb_build_object('partition', l.partition, 'after', l.last)) FROM (
+      SELECT t.partition, CASE WHEN count(n.app_id) < $3::int THEN '' ELSE max(n.app_id::text) END AS last
+      FROM turns t LEFT JOIN tenants n USING (partition) GROUP BY t.partition) l) AS payload,
+    0 AS attempts, 0 AS max_attempts, 0 AS replays, NULL::uuid AS request_id, NULL::uuid AS user_id, 0::smallint AS partition, 0::float8 AS waited
+  UNION ALL
+  SELECT * FROM claimed`;
+
+const suspectStatement = `
+  WITH locked AS MATERIALIZED (
+    SELECT j.id FROM jobs j
+    WHERE j.partition = ANY ($1::smallint[]) AND j.status = 'pending' AND j.suspect AND j.scheduled_at <= now()
+    ORDER BY j.scheduled_at, j.id
+    LIMIT 1
+    FOR UPDATE OF j SKIP LOCKED)
+  UPDATE jobs j
+  SET status = 'processing', attempts = j.attempts + 1, started_at = now(), locked_by = $2, in_company = false,
+    locked_until = now() + $3::float8 * interval '1 millisecond', fence = nextval('job_fence')
+  FROM locked
+  WHERE j.id = locked.id AND j.status = 'pending'
+  RETURNING ${claimedColumns}`;
+
+const completed = `
+  UPDATE jobs j
+  SET status = 'completed', completed_at = now(), locked_by = NULL, locked_until = NULL, suspect = false, in_company = false`;
+
+const completeStatement = `
+  WITH settled AS (
+    ${completed}
+    FROM unnest($1::uuid[], $2::bigint[]) AS s (id, fence)
+    WHERE j.id = s.id AND j.fence = s.fence AND j.status = 'processing'
+    RETURNING 1)
+  SELECT count(*)::int AS count FROM settled`;
+
+// A job that is given back unfinished stays the suspect that it was.
+const failStatement = `
+  WITH failures AS (
+    SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::float8[])
+      AS f (id, fence, outcome, reason, error, delay)),
+  ended AS (
+    UPDATE jobs j
+    SET status = CASE f.outcome WHEN 'dead' THEN 'dead' ELSE 'pending' END,
+      attempts = CASE f.outcome WHEN 'back' THEN GREATEST(j.attempts - 1, 0) ELSE j.attempts END,
+      completed_at = CASE f.outcome WHEN 'dead' THEN now() END,
+      scheduled_at = CASE WHEN f.delay IS NULL THEN j.scheduled_at ELSE now() + f.delay * interval '1 millisecond' END,
+      locked_by = NULL, locked_until = NULL, in_company = false, suspect = j.suspect AND f.outcome = 'back' AND f.delay IS NULL,
+      error_history = CASE
+        WHEN f.error IS NULL THEN j.error_history
+        ELSE CASE WHEN jsonb_array_length(j.error_history) >= ${maxHistory} THEN j.error_history - ${historyHead} ELSE j.error_history END
+          || jsonb_build_object('error', f.error, 'timestamp', floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint)
+      END
+    FROM failures f
+    WHERE j.id = f.id AND j.fence = f.fence AND j.status = 'processing'
+    RETURNING j.*, f.reason),
+  buried AS (
+    INSERT INTO job_dlq (original_job_id, app_id, type, payload, error_reason, attempts, error_history, request_id, user_id)
+    SELECT id, app_id, type, payload, reason, attempts, error_history, request_id, user_id FROM ended WHERE status = 'dead')
+  SELECT count(*)::int AS count FROM ended`;
+
+const extendStatement = `
+  UPDATE jobs j SET locked_until = now() + $3::float8 * interval '1 millisecond'
+  FROM unnest($1::uuid[], $2::bigint[]) AS s (id, fence)
+  WHERE j.id = s.id AND j.fence = s.fence AND j.status = 'processing'
+  RETURNING j.id`;
+
+const reportStatement = `
+  UPDATE jobs j SET progress = s.progress::jsonb
+  FROM unnest($1::uuid[], $2::bigint[], $3::text[]) AS s (id, fence, progress)
+  WHERE j.id = s.id AND j.fence = s.fence AND j.status = 'processing'`;
+
+const dueStatement = `
+  SELECT p.partition,
+    EXISTS (SELECT FROM jobs j WHERE j.partition = p.partition AND j.status = 'pending' AND NOT j.suspect AND j.scheduled_at <= now()) AS due,
+    EXISTS (SELECT FROM jobs j WHERE j.partition = p.partition AND j.status = 'pending' AND j.suspect AND j.scheduled_at <= now()) AS suspect
+  FROM unnest($1::smallint[]) AS p (partition)`;
+
+const decodeCount = S.decodeUnknown(S.Tuple(S.Struct({ count: S.Int })));
+const decodeIds = S.decodeUnknown(S.Array(S.Struct({ id: S.String })));
+const decodeDue = S.decodeUnknown(S.Array(S.Struct({ partition: S.Int, due: S.Boolean, suspect: S.Boolean })));
+
+const countOf = (rows: ReadonlyArray<unknown>) => Effect.orDie(Effect.map(decodeCount(rows), ([{ count }]) => count));
+
+const noTenant = "00000000-0000-0000-0000-000000000000";
+
+const noticeOf = (on: Parameters<(typeof JobStore)["Service"]["listen"]>[0]) => (payload?: string) => {
+  if (payload === undefined) return on.due();
+  const cancelled = /^cancelled (\d+)$/.exec(payload);
+  if (cancelled !== null) return on.cancelled(Number(cancelled[1]));
+  return on.due(payload.split(",").map(Number));
+};
+
+/** On the runner's own pool; what handlers do goes through the client in the context. */
+export const layer: Layer.Layer<JobStore, never, EngineClient | SqlClient.SqlClient> = Layer.effect(
+  JobStore,
+  Effect.gen(function* () {
+    const engine = yield* EngineClient;
+    const app = yield* SqlClient.SqlClient;
+    const db = yield* Effect.provide(
+      DatabaseService,
+      DatabaseService.layer.pipe(
+        Layer.provide(
+          Layer.succeedContext(
+            Context.make(PgClient.PgClient, engine).pipe(
+              Context.add(SqlClient.SqlClient, engine as SqlClient.SqlClient),
+            ),
+          ),
+        ),
+      ),
+    );
+    // Outside whatever the fiber is in: these are the runner's own, on its own pool.
+    const run = (
+      statement: string,
+      parameters: ReadonlyArray<unknown>,
+    ): Effect.Effect<ReadonlyArray<unknown>, SqlError> =>
+      Effect.mapInputContext(
+        engine.unsafe(statement, parameters as never).withoutTransform,
+        (context: Context.Context<never>) =>
+          Context.omit(SqlClient.TransactionConnection)(context as never) as Context.Context<never>,
+      );
+    const held = (rows: ReadonlyArray<Held>) => [rows.map((_) => _.id), rows.map((_) => _.fence)];
+
+    const claim = ({ isByAge, leaseMillis, limit, runner, turns }: ClaimOptions): Effect.Effect<Claim, SqlError> =>
+      Effect.gen(function* () {
+        const perPartition = Math.max(1, Math.ceil(tenantsInClaim / turns.length));
+        const rows = yield* run(claimStatement, [
+          turns.map((_) => _.partition),
+          turns.map(({ after }) => (after === "" ? noTenant : after)),
+          perPartition,
+          limit,
+          runner,
+          leaseMillis,
+          isByAge,
+        ]);
+        const jobs: Array<Claimed> = [];
+        let next: Claim["turns"] = turns;
+        for (const row of rows) {
+          if (isClaimed(row)) jobs.push(claimedOf(row));
+          else if (isTurns(row)) next = yield* Effect.orDie(decodeTurns(row.payload));
+          else return yield* Effect.dieMessage("a claimed job is not what the runner expects: is the schema newer?");
+        }
+        return { jobs, turns: next };
+      });
+
+    return {
+      claim,
+
+      claimSuspect: ({ leaseMillis, partitions, runner }) =>
+        Effect.map(run(suspectStatement, [partitions, runner, leaseMillis]), (rows) =>
+          Option.map(Arr.head(rows.filter(isClaimed)), claimedOf),
+        ),
+
+      complete: (done) => Effect.flatMap(run(completeStatement, held(done)), countOf),
+
+      fail: (failures: ReadonlyArray<Failure>) =>
+        Effect.flatMap(
+          run(failStatement, [
+            ...held(failures),
+            failures.map((_) => _.outcome),
+            failures.map((_) => _.reason),
+            failures.map((_) => _.error),
+            failures.map((_) => _.delayMillis),
+          ]),
+          countOf,
+        ),
+
+      extend: (jobs, leaseMillis) =>
+        Effect.flatMap(run(extendStatement, [...held(jobs), leaseMillis]), (rows) =>
+          Effect.orDie(Effect.map(decodeIds(rows), (ids) => ids.map(({ id }) => id))),
+        ),
+
+      report: (reports) =>
+        Effect.asVoid(run(reportStatement, [...held(reports), reports.map(({ progress }) => progress)])),
+
+      due: (partitions) =>
+        Effect.flatMap(run(dueStatement, [partitions]), (rows) =>
+          Effect.orDie(
+            Effect.map(decodeDue(rows), (all) => ({
+              due: all.filter((_) => _.due).map((_) => _.partition),
+              suspects: all.filter((_) => _.suspect).map((_) => _.partition),
+            })),
+          ),
+        ),
+
+      rescue: (graceMillis) =>
+        db.jobs.rescue({ limit: 1000, grace: graceMillis }).pipe(
+          // The runner's own role and a limit of its own: either would be a mistake of this program.
+          Effect.catchTags({ AccessDenied: Effect.die, InvalidInput: Effect.die }),
+        ),
+
+      listen: (on) =>
+        Effect.asVoid(listen(engine.config, { channel: "jobs", heartbeat: Duration.seconds(15), wake: noticeOf(on) })),
+
+      inTenant: (job, run_) =>
+        Effect.suspend(() =>
+          Effect.provideService(run_, SqlClient.TransactionConnection, tenantLazily(app, job.appId)),
+        ),
+
+      inTransaction: (job, run_) =>
+        tenantOnce(
+          app,
+          job.appId,
+          Effect.filterOrFail(
+            app
+              .unsafe(
+                `WITH settled AS (${completed} WHERE id = $1 AND fence = $2::bigint AND status = 'processing' RETURNING 1)
+               SELECT count(*)::int AS count FROM settled`,
+                [job.id, job.fence],
+              )
+              .pipe(Effect.flatMap(countOf)),
+            (count) => count === 1,
+            () => new FenceLost(),
+          ),
+        )(run_).pipe(Effect.map(({ isCommitted }) => isCommitted)),
+    };
+  }),
+);

@@ -1,0 +1,40 @@
+/** The look that a runner takes by itself: what became due without a notification, and whose runner vanished. */
+import { databaseError } from "@parametric-portal/database/sql-state";
+import * as Effect from "effect/Effect";
+import { JobStore } from "./job-store.js";
+import { JobTelemetry } from "./telemetry.js";
+import { Worker } from "./worker.js";
+
+/**
+ * One look. `owned` are the partitions of this runner, `wake` is called with those in which something is due. Safe to run
+ * anywhere, any number of times.
+ */
+export const makeLook = (options: {
+  /** How long leases live: after a restart of the server runners get that long to renew theirs. */
+  readonly graceMillis: number;
+  readonly owned: () => ReadonlyArray<number>;
+  readonly wake: (partition: number) => Effect.Effect<unknown>;
+}) =>
+  Effect.gen(function* () {
+    const store = yield* JobStore;
+    const worker = yield* Worker;
+    const telemetry = yield* JobTelemetry;
+    return Effect.gen(function* () {
+      const { deadLettered, retried } = yield* store.rescue(options.graceMillis);
+      telemetry.rescued({ deadLettered, retried });
+      if (deadLettered + retried > 0) {
+        yield* Effect.logWarning(
+          `Runners vanished with ${deadLettered + retried} jobs; ${deadLettered} of them had no attempt left`,
+        );
+      }
+      const owned = options.owned();
+      if (owned.length === 0) return;
+      const { due, suspects } = yield* store.due(owned);
+      yield* worker.suspect(suspects);
+      yield* Effect.forEach(new Set([...due, ...suspects]), options.wake, { discard: true });
+    }).pipe(
+      Effect.catchAll((error) =>
+        Effect.logWarning(`Looking for due jobs failed and is tried again: ${databaseError(error).message}`),
+      ),
+    );
+  });

@@ -1,0 +1,95 @@
+/** What is left when runner processes die at any moment: each job is done or has its dead letter, and no effect is there twice. */
+import { assert, layer } from "@effect/vitest";
+import * as Clock from "effect/Clock";
+import * as Effect from "effect/Effect";
+import { rounds } from "../../database/test/support/campaign.js";
+import { TestUrl } from "../../database/test/support/database.js";
+import * as Jobs from "../src/jobs.js";
+import { Boundary, Effectful, Failing, Plain } from "./support/runner-process.js";
+import { assertWhole, newApp, startRunner, TestJobs, untilEnded } from "./support/runners.js";
+
+const submitted = rounds(2000, 300);
+
+/** Transactional jobs, plain ones, and a few that fail. */
+const submit = (appId: string) =>
+  Effect.gen(function* () {
+    const some = Array.from({ length: submitted }, (_, i) => ({ payload: { millis: (i * 7) % 50 } }));
+    const failing = some.slice(0, 10).map(() => ({ payload: {} }));
+    yield* Jobs.submitMany(Effectful, some.slice(0, submitted / 2), { appId });
+    yield* Jobs.submitMany(Plain, some.slice(submitted / 2, -10), { appId });
+    yield* Jobs.submitMany(Failing, failing, { appId });
+  });
+
+layer(TestJobs, { excludeTestServices: true, timeout: "10 minutes" })("kill -9", (it) => {
+  for (const boundary of Boundary.literals) {
+    it.scoped(
+      `of one of three runners ${boundary}`,
+      () =>
+        Effect.gen(function* () {
+          const url = yield* TestUrl;
+          const appId = yield* newApp(boundary);
+          const [victim] = yield* Effect.all(
+            [
+              startRunner(url, { killAt: boundary, killAfter: boundary === "handler" ? 40 : 3 }),
+              startRunner(url),
+              startRunner(url),
+            ],
+            { concurrency: 3 },
+          );
+          yield* submit(appId);
+          assert.strictEqual(yield* victim.ended, "SIGKILL");
+          const killed = yield* Clock.currentTimeMillis;
+          const counts = yield* untilEnded(appId, Effectful.name);
+          const took = (yield* Clock.currentTimeMillis) - killed;
+          console.log(`killed ${boundary}: all ended ${took} ms later, ${counts.repeated} runs repeated`);
+          assertWhole(counts, submitted);
+          assert.strictEqual(counts.dead, 10, "only the jobs that fail by themselves are dead");
+        }),
+      600_000,
+    );
+  }
+
+  it.scoped(
+    "of two of three runners at once",
+    () =>
+      Effect.gen(function* () {
+        const url = yield* TestUrl;
+        const appId = yield* newApp("two");
+        const [a, b] = yield* Effect.all([startRunner(url), startRunner(url), startRunner(url)], { concurrency: 3 });
+        yield* submit(appId);
+        yield* Effect.sleep("300 millis");
+        yield* Effect.zipRight(a.kill("SIGKILL"), b.kill("SIGKILL"));
+        const killed = yield* Clock.currentTimeMillis;
+        const counts = yield* untilEnded(appId, Effectful.name);
+        console.log(
+          `two killed: all ended ${(yield* Clock.currentTimeMillis) - killed} ms later, ${counts.repeated} runs repeated`,
+        );
+        assertWhole(counts, submitted);
+        assert.strictEqual(counts.dead, 10);
+      }),
+    600_000,
+  );
+
+  it.scoped(
+    "of a runner frozen past its lease and continued: it changes nothing any more",
+    () =>
+      Effect.gen(function* () {
+        const url = yield* TestUrl;
+        const appId = yield* newApp("frozen");
+        const [frozen] = yield* Effect.all([startRunner(url), startRunner(url), startRunner(url)], { concurrency: 3 });
+        yield* submit(appId);
+        yield* Effect.sleep("200 millis");
+        yield* frozen.kill("SIGSTOP");
+        const counts = yield* untilEnded(appId, Effectful.name);
+        yield* frozen.kill("SIGCONT");
+        assertWhole(counts, submitted);
+        assert.strictEqual(counts.dead, 10);
+        // What it had in hand when it froze ends now, and must not count.
+        yield* Effect.sleep("3 seconds");
+        assertWhole(yield* untilEnded(appId, Effectful.name), submitted);
+        yield* frozen.kill("SIGTERM");
+        assert.strictEqual(yield* frozen.ended, 0, frozen.output());
+      }),
+    600_000,
+  );
+});

@@ -1,0 +1,2 @@
+/** What `runner` is started with in tests. */
+export { handlers as default } from "./kinds.js";

@@ -1,0 +1,2 @@
+/** A module that exports something else than a layer. */
+export default { handlers: [] };
