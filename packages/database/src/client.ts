@@ -61,7 +61,10 @@ const types = {
     oid === JSON_OID || oid === JSONB_OID ? asText : pg.types.getTypeParser(oid, format),
 } as NonNullable<PgClient.PgClientConfig["types"]>;
 
-/** The address as a URL that sets the role at connect, which also holds after DISCARD ALL. */
+/**
+ * The address as a URL that sets the role at connect, which also holds after DISCARD ALL. Compiling a statement would take longer
+ * than those of a runner run, whatever the planner thinks that they cost.
+ */
 const withRole = ({ database, host, password, port, role, url, username, ...rest }: Options): Options => {
   const address = new URL(url === undefined ? "postgresql://localhost" : Redacted.value(url));
   if (url === undefined) {
@@ -73,7 +76,7 @@ const withRole = ({ database, host, password, port, role, url, username, ...rest
     if (database !== undefined) address.pathname = `/${encodeURIComponent(database)}`;
   }
   const given = address.searchParams.get("options");
-  address.searchParams.set("options", `${given === null ? "" : `${given} `}-c role=${role}`);
+  address.searchParams.set("options", `${given === null ? "" : `${given} `}-c role=${role} -c jit=off`);
   return { ...rest, url: Redacted.make(address.href) };
 };
 

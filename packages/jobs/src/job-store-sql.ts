@@ -252,11 +252,11 @@ const claimStatement = `
       WITH RECURSIVE next (app_id, n) AS (
         (SELECT j.app_id, 1 FROM jobs j
           WHERE j.partition = t.partition AND j.app_id > t.after AND j.status = 'pending' AND NOT j.suspect
-          ORDER BY j.app_id LIMIT 1)
+          ORDER BY j.partition, j.app_id, j.priority, j.scheduled_at, j.id LIMIT 1)
         UNION ALL
         (SELECT (SELECT j.app_id FROM jobs j
             WHERE j.partition = t.partition AND j.app_id > next.app_id AND j.status = 'pending' AND NOT j.suspect
-            ORDER BY j.app_id LIMIT 1), n + 1
+            ORDER BY j.partition, j.app_id, j.priority, j.scheduled_at, j.id LIMIT 1), n + 1
           FROM next WHERE n < $3::int AND next.app_id IS NOT NULL))
       SELECT app_id FROM next WHERE app_id IS NOT NULL) a),
   candidates AS MATERIALIZED (
