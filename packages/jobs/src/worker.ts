@@ -169,6 +169,7 @@ export const make = (options: WorkerOptions) =>
       toSettle.unsafeOpen();
     };
 
+    const back: Ended["failure"] = { outcome: "back", reason: null, error: null, delayMillis: null };
     const isLast = ({ attempts, maxAttempts }: Claimed) => attempts >= maxAttempts;
     const dead = (reason: Failure["reason"], error: string): Ended["failure"] => ({
       outcome: "dead",
@@ -187,13 +188,11 @@ export const make = (options: WorkerOptions) =>
         : { outcome: "retry", reason: null, error, delayMillis: null, retry: { policy, attempt: job.attempts } };
 
     const failureOf = ({ ended, handler, job }: Run, cause: Cause.Cause<unknown>): Ended["failure"] => {
-      if (ended === "stop" && Cause.isInterrupted(cause)) {
-        return { outcome: "back", reason: null, error: null, delayMillis: null };
-      }
+      if (ended === "stop" && Cause.isInterrupted(cause)) return back;
       const said = Chunk.toReadonlyArray(Cause.failures(cause));
       const postponed = said.find((_) => _ instanceof JobPostponed);
       if (postponed !== undefined) {
-        return { outcome: "back", reason: null, error: null, delayMillis: Duration.toMillis(postponed.delay) };
+        return { ...back, delayMillis: Duration.toMillis(postponed.delay) };
       }
       const rejected = said.find((_) => _ instanceof JobRejected);
       if (rejected !== undefined) return dead("Validation", errorText(rejected));
@@ -307,6 +306,13 @@ export const make = (options: WorkerOptions) =>
 
     // --- claiming --------------------------------------------------------------
 
+    /** False for what a claim brings that was on its way when the partition left, or the runner was told to stop. */
+    const isWanted = (partition: number) => !isStopping && drains.get(partition)?.isOwned() === true;
+    const giveBack = (job: Claimed) => {
+      count(job.partition, 1);
+      settle(job, back);
+    };
+
     const finish = (drain: Drain) => {
       drains.delete(drain.partition);
       Deferred.unsafeDone(drain.done, Exit.void);
@@ -344,7 +350,8 @@ export const make = (options: WorkerOptions) =>
         const found = new Set<number>();
         for (const job of jobs) {
           found.add(job.partition);
-          start(job);
+          if (isWanted(job.partition)) start(job);
+          else giveBack(job);
         }
         const next = new Map(turns.map(({ after, partition }) => [partition, after]));
         for (const { after, partition, wakes } of before) {
@@ -371,10 +378,12 @@ export const make = (options: WorkerOptions) =>
       pausedSince ??= now();
       const paused = now() - pausedSince;
       if (running.size + reserved === 0) {
+        reserved++;
         const suspect = yield* answered(
           store.claimSuspect({ runner: options.runner, leaseMillis, partitions: [...suspects] }),
-        );
+        ).pipe(Effect.ensuring(Effect.sync(() => reserved--)));
         if (Option.isNone(suspect)) suspects = new Set();
+        else if (isStopping) giveBack(suspect.value);
         else start(suspect.value);
         // The others get as much time as they lost before the next one.
         yield* Effect.iterate(undefined, {
@@ -594,7 +603,7 @@ export const make = (options: WorkerOptions) =>
 
     const stop = Effect.gen(function* () {
       isStopping = true;
-      const isIdle = () => running.size === 0;
+      const isIdle = () => running.size + reserved === 0;
       yield* atRest(isIdle, grace);
       interrupt(running.values(), "stop");
       yield* atRest(() => isIdle() && completed.length + failed.length + unsettled.length === 0, "5 seconds");

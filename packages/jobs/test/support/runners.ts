@@ -16,21 +16,25 @@ import { TestDatabase } from "../../../database/test/support/database.js";
 import { layerDesk } from "../../src/job-store-sql.js";
 import type { Task } from "./runner-process.js";
 
-/** A database of this file's own with the table that handlers leave their marks in, and what submits jobs to it. */
-export const TestJobs = Layer.effectDiscard(
-  Effect.gen(function* () {
-    const sql = yield* SqlClient.SqlClient;
-    yield* sql.unsafe(`
-      CREATE TABLE IF NOT EXISTS effects (
-        id bigint GENERATED ALWAYS AS IDENTITY, app_id uuid NOT NULL, job_id uuid NOT NULL, runner text NOT NULL, attempt int NOT NULL,
-        role text NOT NULL DEFAULT current_setting('role'), at timestamptz NOT NULL DEFAULT clock_timestamp());
-      ALTER TABLE effects ENABLE ROW LEVEL SECURITY;
-      ALTER TABLE effects FORCE ROW LEVEL SECURITY;
-      CREATE POLICY own ON effects TO parametric_tenant USING (app_id = current_tenant()) WITH CHECK (app_id = current_tenant());
-      CREATE POLICY every ON effects TO parametric_system USING (true) WITH CHECK (true);
-      GRANT SELECT, INSERT ON effects TO parametric_tenant, parametric_system`);
-  }),
-).pipe(Layer.provideMerge(layerDesk), Layer.provideMerge(TestDatabase));
+/** The table that handlers leave their marks in. */
+export const createEffects = Effect.gen(function* () {
+  const sql = yield* SqlClient.SqlClient;
+  yield* sql.unsafe(`
+    CREATE TABLE effects (
+      id bigint GENERATED ALWAYS AS IDENTITY, app_id uuid NOT NULL, job_id uuid NOT NULL, runner text NOT NULL, attempt int NOT NULL,
+      role text NOT NULL DEFAULT current_setting('role'), at timestamptz NOT NULL DEFAULT clock_timestamp());
+    ALTER TABLE effects ENABLE ROW LEVEL SECURITY;
+    ALTER TABLE effects FORCE ROW LEVEL SECURITY;
+    CREATE POLICY own ON effects TO parametric_tenant USING (app_id = current_tenant()) WITH CHECK (app_id = current_tenant());
+    CREATE POLICY every ON effects TO parametric_system USING (true) WITH CHECK (true);
+    GRANT SELECT, INSERT ON effects TO parametric_tenant, parametric_system`);
+});
+
+/** A database of this file's own with that table, and what submits jobs to it. */
+export const TestJobs = Layer.effectDiscard(createEffects).pipe(
+  Layer.provideMerge(layerDesk),
+  Layer.provideMerge(TestDatabase),
+);
 
 const freePort = Effect.async<number>((resume) => {
   const server = createServer();
