@@ -284,7 +284,7 @@ export const makeJobRepo = Effect.gen(function* () {
      * runner: it waits as a suspect, with its last attempt back if that was it.
      * After a start of the server it leaves every run alone for `grace` (default none), so that runners that are still there
      * can renew their leases first.
-     * Safe beside runners and beside itself. Returns how many of each.
+     * Safe beside runners and beside itself. Returns how many of each, and which were dead-lettered.
      */
     rescue: Effect.fn("jobs.rescue")(function* (
       options: { readonly limit?: number; readonly grace?: Duration.DurationInput } = {},
@@ -318,7 +318,9 @@ export const makeJobRepo = Effect.gen(function* () {
           INSERT INTO job_dlq (original_job_id, app_id, type, payload, error_reason, attempts, error_history, request_id, user_id)
           SELECT id, app_id, type, payload, 'RunnerUnavailable', attempts, error_history, request_id, user_id
           FROM ended WHERE status = 'dead')
-        SELECT (count(*) FILTER (WHERE status = 'pending'))::int AS retried, (count(*) FILTER (WHERE status = 'dead'))::int AS dead_lettered
+        SELECT (count(*) FILTER (WHERE status = 'pending'))::int AS retried, (count(*) FILTER (WHERE status = 'dead'))::int AS dead_lettered,
+          COALESCE(jsonb_agg(jsonb_build_object('jobId', id, 'appId', app_id, 'type', type, 'attempts', attempts, 'requestId', request_id))
+            FILTER (WHERE status = 'dead'), '[]') AS dead_letters
         FROM ended`.pipe(refused(operation));
       const [rescued] = yield* Effect.orDie(decodeRescued(rows));
       return rescued;
@@ -326,7 +328,19 @@ export const makeJobRepo = Effect.gen(function* () {
   };
 });
 
-const decodeRescued = S.decodeUnknown(S.Tuple(S.Struct({ retried: S.Int, deadLettered: S.Int })));
+/** A job whose runner vanished on its last attempt. */
+export const Abandoned = S.Struct({
+  jobId: S.UUID,
+  appId: S.UUID,
+  type: S.String,
+  attempts: S.Int,
+  requestId: S.NullOr(S.UUID),
+});
+export type Abandoned = typeof Abandoned.Type;
+
+const decodeRescued = S.decodeUnknown(
+  S.Tuple(S.Struct({ retried: S.Int, deadLettered: S.Int, deadLetters: S.parseJson(S.Array(Abandoned)) })),
+);
 
 // --- [JOBS: JOB_DLQ] ---------------------------------------------------------
 

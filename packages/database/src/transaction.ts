@@ -135,7 +135,7 @@ const nested = <A, E, R>(
           Effect.exit,
         );
         // SET LOCAL outlives a savepoint that is released, but not one that is rolled back.
-        const undo = Effect.suspend(() => {
+        const undo = Effect.suspend((): Effect.Effect<unknown, SqlError> => {
           if (around.settings === "") return Effect.void;
           const [{ role, tenant }] = previousSettings(answers[1]);
           return send(connection, "SELECT set_config('role', $1, true), set_config('app.current_tenant', $2, true)", [

@@ -62,6 +62,9 @@ const decodeStates = S.decodeUnknown(
 
 const decodeCancelled = S.decodeUnknown(S.Array(S.Struct({ status: JobStatus, isEnded: S.Boolean })));
 
+/** Jobs in one statement. Several statements are in the transaction of the scope. */
+const submissionsAtATime = 10_000;
+
 const keyOf = ({ appId, dedupeKey, type }: Submission) => JSON.stringify([appId, type, dedupeKey]);
 
 /** On the client in the context. */
@@ -105,15 +108,16 @@ export const layerDesk: Layer.Layer<JobDesk, never, SqlClient.SqlClient> = Layer
         const results: Array<Submitted | undefined> = [];
         let open = jobs.map((_, place) => place);
         while (open.length > 0) {
-          const rows = yield* insert(open.flatMap((place) => jobs[place] ?? []));
+          const turn = open.slice(0, submissionsAtATime);
+          const rows = yield* insert(turn.flatMap((place) => jobs[place] ?? []));
           const holders = new Map<string, string>();
-          for (const [i, place] of open.entries()) {
+          for (const [i, place] of turn.entries()) {
             const row = rows[i];
             const job = jobs[place];
             if (row?.isFresh === true && job?.dedupeKey != null) holders.set(keyOf(job), row.id);
           }
           const left: Array<number> = [];
-          for (const [i, place] of open.entries()) {
+          for (const [i, place] of turn.entries()) {
             const row = rows[i];
             const job = jobs[place];
             if (row === undefined || job === undefined) continue;
@@ -123,7 +127,7 @@ export const layerDesk: Layer.Layer<JobDesk, never, SqlClient.SqlClient> = Layer
             // Its holder is too new to be seen, or has ended since.
             else left.push(place);
           }
-          open = left;
+          open = [...left, ...open.slice(submissionsAtATime)];
         }
         return results.flatMap((_) => _ ?? []);
       });

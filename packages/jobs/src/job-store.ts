@@ -8,6 +8,7 @@
 import type { SqlError } from "@effect/sql/SqlError";
 import type { AccessDenied, AppNotFound, InvalidInput } from "@parametric-portal/database/errors";
 import type { JobDlqReason, JobPriority, JobStatus } from "@parametric-portal/database/models";
+import type { Abandoned } from "@parametric-portal/database/repos";
 import * as Context from "effect/Context";
 import type * as Effect from "effect/Effect";
 import type * as Option from "effect/Option";
@@ -129,6 +130,12 @@ export interface Failure extends Held {
   readonly delayMillis: number | null;
 }
 
+/** Runs of runners that vanished: how many wait again, and those that had no attempt left. */
+export interface Rescued {
+  readonly retried: number;
+  readonly deadLetters: ReadonlyArray<Abandoned>;
+}
+
 export class JobStore extends Context.Tag("@parametric-portal/jobs/JobStore")<
   JobStore,
   {
@@ -150,10 +157,8 @@ export class JobStore extends Context.Tag("@parametric-portal/jobs/JobStore")<
     readonly due: (
       partitions: ReadonlyArray<number>,
     ) => Effect.Effect<{ readonly due: ReadonlyArray<number>; readonly suspects: ReadonlyArray<number> }, SqlError>;
-    /** Ends the runs whose leases are over. Returns how many wait again and how many were dead-lettered. */
-    readonly rescue: (
-      graceMillis: number,
-    ) => Effect.Effect<{ readonly retried: number; readonly deadLettered: number }, SqlError>;
+    /** Ends the runs whose leases are over. */
+    readonly rescue: (graceMillis: number) => Effect.Effect<Rescued, SqlError>;
     /**
      * Calls `due` when something became due in partitions (none: it may have been any), and `cancelled` when a job of a partition
      * was cancelled. Hints: they may be lost. Until the scope closes.

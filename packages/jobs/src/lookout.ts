@@ -20,11 +20,12 @@ export const makeLook = (options: {
     const worker = yield* Worker;
     const telemetry = yield* JobTelemetry;
     return Effect.gen(function* () {
-      const { deadLettered, retried } = yield* store.rescue(options.graceMillis);
-      telemetry.rescued({ deadLettered, retried });
-      if (deadLettered + retried > 0) {
+      const rescued = yield* store.rescue(options.graceMillis);
+      telemetry.rescued(rescued);
+      const abandoned = rescued.deadLetters;
+      if (rescued.retried + abandoned.length > 0) {
         yield* Effect.logWarning(
-          `Runners vanished with ${deadLettered + retried} jobs; ${deadLettered} of them had no attempt left`,
+          `Runners vanished with ${rescued.retried + abandoned.length} jobs; ${abandoned.length} of them had no attempt left`,
         );
       }
       const owned = options.owned();

@@ -58,7 +58,7 @@ export const metrics = [
     unit: "jobs",
     labels: ["type", "reason"],
     meaning:
-      "Jobs that this runner dead-lettered, by reason; those of runners that vanished (RunnerUnavailable) have the type unknown",
+      "Jobs that this runner dead-lettered, by reason; with those that it found abandoned by runners that vanished (RunnerUnavailable)",
   },
   {
     name: "portal_jobs_rescued_total",

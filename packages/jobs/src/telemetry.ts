@@ -6,6 +6,7 @@
  * were in. A span per job costs 40 % of the rate, so there is none unless a tracer is in the context that is not Effect's own.
  */
 import type { JobDlqReason } from "@parametric-portal/database/models";
+import type { Abandoned } from "@parametric-portal/database/repos";
 import * as Context from "effect/Context";
 import * as DefaultServices from "effect/DefaultServices";
 import * as Effect from "effect/Effect";
@@ -13,7 +14,7 @@ import * as Exit from "effect/Exit";
 import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
 import * as Tracer from "effect/Tracer";
-import type { Claimed, Failure } from "./job-store.js";
+import type { Claimed, Failure, Rescued } from "./job-store.js";
 import { counter, gauge, histogram } from "./metrics.js";
 
 /** How a run ended. */
@@ -28,7 +29,7 @@ export class JobTelemetry extends Context.Tag("@parametric-portal/jobs/JobTeleme
     /** Settlements that changed nothing. */
     readonly unsettled: (jobs: number) => void;
     /** Runs of runners that vanished. */
-    readonly rescued: (jobs: { readonly retried: number; readonly deadLettered: number }) => void;
+    readonly rescued: (jobs: Rescued) => void;
     readonly spanned: <A, E>(job: Claimed, run: Effect.Effect<A, E>) => Effect.Effect<A, E>;
   }
 >() {}
@@ -52,7 +53,7 @@ const metersOf = (type: string) => ({
   ),
   duration: histogram("portal_jobs_attempt_duration_seconds", { type }),
   wait: histogram("portal_jobs_wait_seconds", { type }),
-  deadLettered: each(["MaxRetries", "Validation", "HandlerMissing"], (reason: JobDlqReason) =>
+  deadLettered: each(["MaxRetries", "Validation", "HandlerMissing", "RunnerUnavailable"], (reason: JobDlqReason) =>
     counter("portal_jobs_dead_lettered_total", { type, reason }),
   ) as Readonly<Record<string, ReturnType<typeof counter>>>,
 });
@@ -83,22 +84,22 @@ export const make = Effect.gen(function* () {
   const running = gauge("portal_jobs_running");
   const unsettled = counter("portal_jobs_unsettled_total");
   const rescued = counter("portal_jobs_rescued_total");
-  const abandoned = counter("portal_jobs_dead_lettered_total", { type: "unknown", reason: "RunnerUnavailable" });
 
-  const attributesOf = ({ appId, attempts, id, requestId, type }: Claimed) => ({
-    "job.id": id,
+  const attributesOf = ({ appId, attempts, jobId, requestId, type }: Abandoned) => ({
+    "job.id": jobId,
     "job.type": type,
     "app.id": appId,
     ...(requestId === null ? {} : { "request.id": requestId }),
     "job.attempt": attempts,
   });
 
+  const named = ({ id, ...job }: Claimed): Abandoned => ({ ...job, jobId: id });
+
   /** Of runs that are on, by fence. */
   const attempts = new Map<string, Tracer.Span>();
 
-  const deadLettered = (job: Claimed, reason: string) => {
+  const deadLettered = (job: Abandoned, reason: string, parent: Option.Option<Tracer.AnySpan>) => {
     const at = clock.unsafeCurrentTimeNanos();
-    const parent = Option.fromNullable(attempts.get(job.fence));
     const span = tracer.span("job.dead_letter", parent, Context.empty(), [], at, "internal");
     for (const [name, value] of Object.entries({ ...attributesOf(job), "dead_letter.reason": reason })) {
       span.attribute(name, value);
@@ -120,22 +121,25 @@ export const make = Effect.gen(function* () {
       running.unsafeModify(-1, noLabels);
       if (outcome === "dead" && reason != null) {
         dead[reason]?.unsafeUpdate(1, noLabels);
-        if (isTraced) deadLettered(job, reason);
+        if (isTraced) deadLettered(named(job), reason, Option.fromNullable(attempts.get(job.fence)));
       }
       if (isTraced) attempts.delete(job.fence);
     },
     unsettled: (jobs) => {
       if (jobs > 0) unsettled.unsafeUpdate(jobs, noLabels);
     },
-    rescued: (jobs) => {
-      rescued.unsafeUpdate(jobs.retried + jobs.deadLettered, noLabels);
-      abandoned.unsafeUpdate(jobs.deadLettered, noLabels);
+    rescued: ({ deadLetters, retried }) => {
+      rescued.unsafeUpdate(retried + deadLetters.length, noLabels);
+      for (const job of deadLetters) {
+        metersFor(job.type).deadLettered.RunnerUnavailable?.unsafeUpdate(1, noLabels);
+        if (isTraced) deadLettered(job, "RunnerUnavailable", Option.none());
+      }
     },
     spanned: isTraced
       ? (job, run) =>
           Effect.useSpan(
             "job.attempt",
-            { kind: "consumer", root: true, captureStackTrace: false, attributes: attributesOf(job) },
+            { kind: "consumer", root: true, captureStackTrace: false, attributes: attributesOf(named(job)) },
             (span) => {
               attempts.set(job.fence, span);
               return Effect.withParentSpan(run, span) as typeof run;

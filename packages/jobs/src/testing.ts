@@ -17,6 +17,7 @@
 
 import { boundHistory, boundText } from "@parametric-portal/database/error-text";
 import type { JobDlqReason, JobPriority, JobStatus } from "@parametric-portal/database/models";
+import type { Abandoned } from "@parametric-portal/database/repos";
 import * as Clock from "effect/Clock";
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
@@ -262,7 +263,7 @@ const make = Effect.sync(() => {
     rescue: () =>
       at((now) => {
         let retried = 0;
-        let deadLettered = 0;
+        const deadLetters: Array<Abandoned> = [];
         for (const row of rows.values()) {
           if (row.status !== "processing" || row.lockedUntil >= now) continue;
           withError(row, `RunnerUnavailable: runner ${row.lockedBy} vanished during attempt ${row.attempts}`, now);
@@ -277,10 +278,11 @@ const make = Effect.sync(() => {
             letGo(row, "dead", now);
             row.suspect = false;
             bury(row, "RunnerUnavailable");
-            deadLettered++;
+            const { appId, requestId, type } = row.submission;
+            deadLetters.push({ jobId: row.id, appId, type, attempts: row.attempts, requestId });
           }
         }
-        return { retried, deadLettered };
+        return { retried, deadLetters };
       }),
     listen: (on) =>
       Effect.asVoid(

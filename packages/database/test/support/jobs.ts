@@ -24,6 +24,12 @@ export const claimOne = (appId: string, lease: Duration.DurationInput = "1 hour"
     return claimed[0] as Job;
   });
 
+/** How many of each, without which they were. */
+export const counted = ({ deadLettered, retried }: { readonly deadLettered: number; readonly retried: number }) => ({
+  retried,
+  deadLettered,
+});
+
 export const reload = (appId: string, id: string) =>
   Effect.gen(function* () {
     const db = yield* DatabaseService;
