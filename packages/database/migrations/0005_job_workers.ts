@@ -40,6 +40,14 @@ export default Effect.gen(function* () {
     yield* sql.unsafe(`COMMENT ON COLUMN jobs.${column} IS '${comment}'`);
   }
 
+  // Statements that set it themselves to what the trigger would need not call it, row by row.
+  yield* sql.unsafe(`
+    CREATE OR REPLACE TRIGGER jobs_updated_at BEFORE UPDATE ON jobs FOR EACH ROW
+    WHEN (NEW.updated_at IS DISTINCT FROM now()) EXECUTE FUNCTION set_updated_at()`);
+
+  // It served the deletion of an app, which is rare and may read the table, and every change of a job paid for it.
+  yield* sql.unsafe(`DROP INDEX idx_jobs_app_id_fk`);
+
   // Jobs.submit: one unfinished job for each key.
   yield* sql.unsafe(`
     CREATE UNIQUE INDEX idx_jobs_dedupe ON jobs (app_id, type, dedupe_key)

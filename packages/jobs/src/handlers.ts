@@ -15,7 +15,10 @@ export interface Handler {
   readonly transactional: boolean;
   /** From the stored text. Made once: building a Schema's decoder costs more than running it. */
   readonly decode: (payload: string) => Either.Either<unknown, ParseError>;
-  readonly run: (payload: unknown, context: JobContext) => Effect.Effect<unknown, unknown>;
+  /** Needs {@link context}. */
+  readonly run: (payload: unknown, job: JobContext) => Effect.Effect<unknown, unknown>;
+  /** The services of the layer that it was registered in. */
+  readonly context: Context.Context<never>;
 }
 
 export class JobHandlers extends Context.Tag("@parametric-portal/jobs/JobHandlers")<
@@ -37,17 +40,13 @@ export const layer: Layer.Layer<JobHandlers> = Layer.sync(JobHandlers, () => {
     register: (type, handler) =>
       Effect.gen(function* () {
         if (handlers.has(type.name)) return yield* Effect.dieMessage(`${type.name} has two handlers`);
-        const context = yield* Effect.context<never>();
         handlers.set(type.name, {
           retry: type.retry,
           timeoutMillis: type.timeoutMillis,
           transactional: type.transactional,
           decode: S.decodeEither(S.parseJson(type.payload)),
-          // What the fiber carries beside that (a scope that opens when it is needed) stays.
-          run: (payload, job) =>
-            Effect.mapInputContext(handler(payload as never, job) as Effect.Effect<unknown, unknown>, (own) =>
-              Context.merge(context, own),
-            ),
+          run: handler as Handler["run"],
+          context: yield* Effect.context<never>(),
         });
       }) as Effect.Effect<void, never, never>,
     get: (type) => handlers.get(type),

@@ -167,9 +167,12 @@ export class JobStore extends Context.Tag("@parametric-portal/jobs/JobStore")<
       readonly due: (partitions?: ReadonlyArray<number>) => void;
       readonly cancelled: (partition: number) => void;
     }) => Effect.Effect<void, never, Scope.Scope>;
-    /** Runs a handler in its tenant's scope, which opens when it touches the database; see `JobType.transactional`. */
-    readonly inTenant: <A, E>(job: Claimed, run: Effect.Effect<A, E>) => Effect.Effect<A, E>;
-    /** The same in one transaction with `completed`, when it touches the database at all. Returns whether that was committed. */
+    /** What a tenant's handlers find in their context: a scope that opens when they touch the database. */
+    readonly tenantContext: (appId: string) => Context.Context<never>;
+    /**
+     * Runs a handler in one transaction with `completed`, when it touches the database at all; see `JobType.transactional`.
+     * Returns whether that was committed.
+     */
     readonly inTransaction: <A, E>(
       job: Claimed,
       run: Effect.Effect<A, E>,

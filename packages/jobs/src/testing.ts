@@ -291,7 +291,7 @@ const make = Effect.sync(() => {
           () => Effect.sync(() => listeners.delete(on)),
         ),
       ),
-    inTenant: (_, run) => run,
+    tenantContext: () => Context.empty(),
     inTransaction: (_, run) => Effect.as(run, false),
   };
 

@@ -86,6 +86,8 @@ interface Run {
   ended: "stop" | "lost" | undefined;
 }
 
+type Fork = <A, E>(effect: Effect.Effect<A, E>) => Fiber.RuntimeFiber<A, E>;
+
 interface Drain {
   readonly partition: number;
   readonly isOwned: () => boolean;
@@ -104,8 +106,6 @@ type Ended = Held & {
 };
 
 const defaultPolicy = policyOf() as RetryPolicy;
-/** Claims that are under way at a time, each for its own share of the partitions: what one waits for, another's jobs use. */
-const lanes = 1;
 /** Until when a smaller claim than a quarter of all slots waits for more of them to become free. */
 const worthwhileMillis = 20;
 /** How often everything that nobody tells is looked at: lost ownership above all. */
@@ -124,6 +124,9 @@ export const make = (options: WorkerOptions) =>
     const clock = yield* Effect.clock;
     const concurrency = options.concurrency ?? 64;
     const batchSize = options.batchSize ?? 500;
+    // Claims that are under way at a time, each for its own share of the partitions: while the server works on one, the jobs of
+    // the other start. Only where slots are many; with few, the most urgent job of all partitions goes first.
+    const lanes = concurrency >= 2 * batchSize ? 2 : 1;
     const leaseMillis = Duration.toMillis(options.lease ?? "6 seconds");
     const grace = Duration.decode(options.grace ?? "10 seconds");
     const firstPatience = Duration.toMillis(options.patience ?? "10 seconds");
@@ -248,7 +251,7 @@ export const make = (options: WorkerOptions) =>
     });
 
     const committed = Symbol("committed");
-    const effectOf = (job: Claimed, { retry: _, run, timeoutMillis, transactional }: Handler, payload: unknown) => {
+    const effectOf = (job: Claimed, { run, timeoutMillis, transactional }: Handler, payload: unknown) => {
       let effect = Effect.suspend(() => run(payload, contextOf(job)));
       if (timeoutMillis !== undefined) {
         effect = Effect.timeoutFail(effect, {
@@ -256,10 +259,31 @@ export const make = (options: WorkerOptions) =>
           onTimeout: () => new JobTimedOut({ millis: timeoutMillis }),
         });
       }
-      const scoped = transactional
-        ? Effect.map(store.inTransaction(job, effect), (isCommitted) => (isCommitted ? committed : undefined))
-        : store.inTenant(job, effect);
-      return telemetry.spanned(job, scoped);
+      return telemetry.spanned(
+        job,
+        transactional
+          ? Effect.map(store.inTransaction(job, effect), (isCommitted) => (isCommitted ? committed : undefined))
+          : effect,
+      );
+    };
+
+    // Services are looked up in one context, made once for all jobs of a type and tenant: merging it for each would cost more than
+    // many a handler.
+    const contextOfHandler = (handler: Handler, appId: string) => {
+      const context = Context.merge(runtime.context, handler.context);
+      return handler.transactional ? context : Context.merge(context, store.tenantContext(appId));
+    };
+    const forks = new Map<Handler, Map<string, Fork>>();
+    const forkOf = (handler: Handler, appId: string) => {
+      // A bound, not a policy: what is made again is cheap.
+      const known = forks.get(handler);
+      const ofTenants = known === undefined || known.size >= 1000 ? new Map<string, Fork>() : known;
+      forks.set(handler, ofTenants);
+      const fork =
+        ofTenants.get(appId) ??
+        Runtime.runFork(Runtime.make({ ...runtime, context: contextOfHandler(handler, appId) }));
+      ofTenants.set(appId, fork);
+      return fork;
     };
 
     const start = (job: Claimed) => {
@@ -287,7 +311,7 @@ export const make = (options: WorkerOptions) =>
         return settle(job, failure);
       }
       const run: Run = { job, handler, began, fiber: undefined, ended: undefined };
-      const fiber = runFork(effectOf(job, handler, payload.right));
+      const fiber = forkOf(handler, job.appId)(effectOf(job, handler, payload.right));
       const exit = fiber.unsafePoll();
       if (exit !== null) return end(run, exit);
       run.fiber = fiber;
