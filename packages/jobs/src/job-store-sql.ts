@@ -8,7 +8,6 @@ import * as SqlClient from "@effect/sql/SqlClient";
 import type { SqlError } from "@effect/sql/SqlError";
 import * as PgClient from "@effect/sql-pg/PgClient";
 import * as Client from "@parametric-portal/database/client";
-import { historyHead, maxHistory } from "@parametric-portal/database/error-text";
 import { listen } from "@parametric-portal/database/job-dlq/listener";
 import { JobStatus } from "@parametric-portal/database/models";
 import { refused, refusedWrite } from "@parametric-portal/database/refusal";
@@ -34,6 +33,17 @@ import {
   type Submission,
   type Submitted,
 } from "./job-store.js";
+import {
+  claimStatement,
+  completed,
+  completeStatement,
+  dueStatement,
+  extendStatement,
+  failStatement,
+  reportStatement,
+  suspectStatement,
+  tenantsInClaim,
+} from "./statements.js";
 
 // --- callers -----------------------------------------------------------------
 
@@ -235,137 +245,6 @@ const claimedOf = (row: typeof ClaimedRow.Type): Claimed => ({
   partition: row.partition,
   waitedMillis: row.waited,
 });
-
-const claimedColumns = `j.id, j.fence, j.app_id, j.type, j.payload, j.attempts, j.max_attempts, j.replays, j.request_id, j.user_id,
-  j.partition, (extract(epoch FROM now() - j.scheduled_at) * 1000)::float8 AS waited`;
-
-// Each statement sets updated_at, which is what the trigger would do: calling it for each row takes a tenth of a claim.
-
-/** Tenants whose jobs one claim looks at, over all its partitions. Bounds what a claim costs; the others have the next turns. */
-const tenantsInClaim = 64;
-
-// For each partition the next tenants after its turn, by a loose scan of idx_jobs_fair; for each of those and each priority the
-// first due jobs, which is a range of that index also behind any number of jobs that are scheduled for later; of all these the
-// first of each tenant, then the second of each … A tenant's jobs are in all partitions, so its place counts over all of them.
-// The lock skips what somebody holds, and the change repeats the state.
-const claimStatement = `
-  WITH turns AS MATERIALIZED (
-    SELECT t.partition, t.after FROM unnest($1::smallint[], $2::uuid[]) AS t (partition, after)),
-  tenants AS MATERIALIZED (
-    SELECT t.partition, a.app_id, count(*) OVER () AS count
-    FROM turns t
-    CROSS JOIN LATERAL (
-      WITH RECURSIVE next (app_id, n) AS (
-        (SELECT j.app_id, 1 FROM jobs j
-          WHERE j.partition = t.partition AND j.app_id > t.after AND j.status = 'pending' AND NOT j.suspect
-          ORDER BY j.partition, j.app_id, j.priority, j.scheduled_at, j.id LIMIT 1)
-        UNION ALL
-        (SELECT (SELECT j.app_id FROM jobs j
-            WHERE j.partition = t.partition AND j.app_id > next.app_id AND j.status = 'pending' AND NOT j.suspect
-            ORDER BY j.partition, j.app_id, j.priority, j.scheduled_at, j.id LIMIT 1), n + 1
-          FROM next WHERE n < $3::int AND next.app_id IS NOT NULL))
-      SELECT app_id FROM next WHERE app_id IS NOT NULL) a),
-  candidates AS MATERIALIZED (
-    SELECT c.id, c.priority, c.scheduled_at,
-      row_number() OVER (PARTITION BY t.app_id ORDER BY CASE WHEN $7::boolean THEN NULL ELSE c.priority END, c.scheduled_at, c.id) AS place
-    FROM tenants t
-    CROSS JOIN unnest(enum_range(NULL::job_priority)) AS p (priority)
-    CROSS JOIN LATERAL (
-      SELECT j.id, j.priority, j.scheduled_at FROM jobs j
-      WHERE j.partition = t.partition AND j.app_id = t.app_id AND j.priority = p.priority AND j.scheduled_at <= now()
-        AND j.status = 'pending' AND NOT j.suspect
-      ORDER BY j.partition, j.app_id, j.priority, j.scheduled_at, j.id
-      LIMIT LEAST($4::bigint, ($4::bigint - 1) / t.count + 5)) c),
-  picked AS MATERIALIZED (
-    SELECT id FROM candidates
-    ORDER BY place, CASE WHEN $7::boolean THEN NULL ELSE priority END, scheduled_at, id
-    LIMIT $4::bigint),
-  locked AS MATERIALIZED (
-    SELECT j.id FROM jobs j
-    WHERE j.id IN (SELECT id FROM picked) AND j.status = 'pending' AND NOT j.suspect
-    FOR UPDATE OF j SKIP LOCKED),
-  claimed AS (
-    UPDATE jobs j
-    SET updated_at = now(), status = 'processing', attempts = j.attempts + 1, started_at = now(), locked_by = $5, in_company = true,
-      locked_until = now() + $6::float8 * interval '1 millisecond', fence = nextval('job_fence')
-    FROM locked
-    WHERE j.id = locked.id AND j.status = 'pending'
-    RETURNING ${claimedColumns})
-  SELECT NULL::uuid AS id, NULL::bigint AS fence, NULL::uuid AS app_id, NULL::text AS type,
-    (SELECT jsonb_agg(jsonb_build_object('partition', l.partition, 'after', l.last)) FROM (
-      SELECT t.partition, CASE WHEN count(n.app_id) < $3::int THEN '' ELSE max(n.app_id::text) END AS last
-      FROM turns t LEFT JOIN tenants n USING (partition) GROUP BY t.partition) l) AS payload,
-    0 AS attempts, 0 AS max_attempts, 0 AS replays, NULL::uuid AS request_id, NULL::uuid AS user_id, 0::smallint AS partition, 0::float8 AS waited
-  UNION ALL
-  SELECT * FROM claimed`;
-
-const suspectStatement = `
-  WITH locked AS MATERIALIZED (
-    SELECT j.id FROM jobs j
-    WHERE j.partition = ANY ($1::smallint[]) AND j.status = 'pending' AND j.suspect AND j.scheduled_at <= now()
-    ORDER BY j.scheduled_at, j.id
-    LIMIT 1
-    FOR UPDATE OF j SKIP LOCKED)
-  UPDATE jobs j
-  SET updated_at = now(), status = 'processing', attempts = j.attempts + 1, started_at = now(), locked_by = $2, in_company = false,
-    locked_until = now() + $3::float8 * interval '1 millisecond', fence = nextval('job_fence')
-  FROM locked
-  WHERE j.id = locked.id AND j.status = 'pending'
-  RETURNING ${claimedColumns}`;
-
-const completed = `
-  UPDATE jobs j
-  SET updated_at = now(), status = 'completed', completed_at = now(), locked_by = NULL, locked_until = NULL, suspect = false, in_company = false`;
-
-const completeStatement = `
-  WITH settled AS (
-    ${completed}
-    FROM unnest($1::uuid[], $2::bigint[]) AS s (id, fence)
-    WHERE j.id = s.id AND j.fence = s.fence AND j.status = 'processing'
-    RETURNING 1)
-  SELECT count(*)::int AS count FROM settled`;
-
-// A job that is given back unfinished stays the suspect that it was.
-const failStatement = `
-  WITH failures AS (
-    SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::float8[])
-      AS f (id, fence, outcome, reason, error, delay)),
-  ended AS (
-    UPDATE jobs j
-    SET updated_at = now(), status = CASE f.outcome WHEN 'dead' THEN 'dead' ELSE 'pending' END,
-      attempts = CASE f.outcome WHEN 'back' THEN GREATEST(j.attempts - 1, 0) ELSE j.attempts END,
-      completed_at = CASE f.outcome WHEN 'dead' THEN now() END,
-      scheduled_at = CASE WHEN f.delay IS NULL THEN j.scheduled_at ELSE now() + f.delay * interval '1 millisecond' END,
-      locked_by = NULL, locked_until = NULL, in_company = false, suspect = j.suspect AND f.outcome = 'back' AND f.delay IS NULL,
-      error_history = CASE
-        WHEN f.error IS NULL THEN j.error_history
-        ELSE CASE WHEN jsonb_array_length(j.error_history) >= ${maxHistory} THEN j.error_history - ${historyHead} ELSE j.error_history END
-          || jsonb_build_object('error', f.error, 'timestamp', floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint)
-      END
-    FROM failures f
-    WHERE j.id = f.id AND j.fence = f.fence AND j.status = 'processing'
-    RETURNING j.*, f.reason),
-  buried AS (
-    INSERT INTO job_dlq (original_job_id, app_id, type, payload, error_reason, attempts, error_history, request_id, user_id)
-    SELECT id, app_id, type, payload, reason, attempts, error_history, request_id, user_id FROM ended WHERE status = 'dead')
-  SELECT count(*)::int AS count FROM ended`;
-
-const extendStatement = `
-  UPDATE jobs j SET updated_at = now(), locked_until = now() + $3::float8 * interval '1 millisecond'
-  FROM unnest($1::uuid[], $2::bigint[]) AS s (id, fence)
-  WHERE j.id = s.id AND j.fence = s.fence AND j.status = 'processing'
-  RETURNING j.id`;
-
-const reportStatement = `
-  UPDATE jobs j SET updated_at = now(), progress = s.progress::jsonb
-  FROM unnest($1::uuid[], $2::bigint[], $3::text[]) AS s (id, fence, progress)
-  WHERE j.id = s.id AND j.fence = s.fence AND j.status = 'processing'`;
-
-const dueStatement = `
-  SELECT p.partition,
-    EXISTS (SELECT FROM jobs j WHERE j.partition = p.partition AND j.status = 'pending' AND NOT j.suspect AND j.scheduled_at <= now()) AS due,
-    EXISTS (SELECT FROM jobs j WHERE j.partition = p.partition AND j.status = 'pending' AND j.suspect AND j.scheduled_at <= now()) AS suspect
-  FROM unnest($1::smallint[]) AS p (partition)`;
 
 const decodeCount = S.decodeUnknown(S.Tuple(S.Struct({ count: S.Int })));
 const decodeIds = S.decodeUnknown(S.Array(S.Struct({ id: S.String })));
