@@ -76,7 +76,7 @@ const kind = <A, I>(name: string, payload: S.Schema<A, I>) =>
 
 /** A handler that takes as long as a call to somewhere else does. */
 const done = <A, I>(name: string, payload: S.Schema<A, I>) =>
-  kind(name, payload).toLayer(() => Effect.flatMap(Random.nextIntBetween(20, 100), (millis) => Effect.sleep(millis)));
+  kind(name, payload).toLayer(() => Effect.flatMap(Random.nextIntBetween(50, 200), (millis) => Effect.sleep(millis)));
 
 /** Reads its own tenant's name: the only thing that the demo's handlers need from the database. */
 const announceRelease = kind("github.release", Release).toLayer(({ action, release, repository }, { appId }) =>

@@ -57,7 +57,7 @@ export const startRunner = (name: string, release: "deployed" | "repaired") =>
       host: "127.0.0.1",
       port,
       "health-port": 0,
-      concurrency: 4,
+      concurrency: 6,
       lease: `${leaseSeconds} seconds`,
       grace: "3 seconds",
     };

@@ -177,13 +177,13 @@ const killAtWork = (victim: Runner, other: Runner, appIds: ReadonlyArray<string>
     yield* untilDone(appIds).pipe(watching([other]));
     const jobs = yield* Client.system(db.jobs.find({ id: Is.oneOf(left.map(({ id }) => id)) }));
     yield* table(
-      ["in hand", "type", "status now", "attempts", "the first attempt"],
+      ["in hand", "type", "status now", "attempts", victim.name],
       jobs.map((job) => [
         short(job.id),
         job.type,
         job.status,
         job.attempts,
-        vanished(victim, job) ? `${victim.name} vanished` : "was settled in time",
+        vanished(victim, job) ? "vanished with it" : "settled it in time",
       ]),
     );
     yield* check(
