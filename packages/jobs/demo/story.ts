@@ -87,7 +87,7 @@ const watching =
 
 /** Asks until the answer is yes, for a minute at most: what is not so then is a broken promise further down. */
 const until = <E, R>(ask: Effect.Effect<boolean, E, R>) =>
-  Effect.repeat(ask, { until: (_) => _, schedule: Schedule.spaced("50 millis") }).pipe(
+  Effect.repeat(ask, { until: (_) => _, schedule: Schedule.spaced("100 millis") }).pipe(
     Effect.timeoutOption("1 minute"),
   );
 
