@@ -24,7 +24,7 @@ const withPostgres = (...args) =>
   run(process.execPath, [join(root, "packages/postgres/bin/with-postgres.mjs"), "--", process.execPath, ...args], {
     cwd: root,
   });
-const demo = (...args) => withPostgres("--import", "tsx", join(root, "packages/database/demo/main.ts"), ...args);
+const demo = (...args) => withPostgres("--import", "tsx", join(root, "packages/jobs/demo/main.ts"), ...args);
 const vitest = (...args) =>
   withPostgres(
     join(root, "node_modules/vitest/vitest.mjs"),

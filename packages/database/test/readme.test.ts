@@ -24,6 +24,7 @@ import { databaseError } from "../src/sql-state.js";
 import { type Ended, interrupted, root, run, succeed } from "./support/command.js";
 import { deadJob, newTenant, TestDatabase, TestUrl, urlAs } from "./support/database.js";
 import { type Block, blocksOf, documents, tableUnder } from "./support/markdown.js";
+import { start } from "./support/portal-db.js";
 
 const patience = 300_000;
 const readme = "README.md";
@@ -42,6 +43,7 @@ const known = [
   "text test", // a run of npm test
   "text portal-db", // a run of the command
   "text guide", // a run of the guide's program
+  "text workers", // a run of the program with a runner in it
   "text states", // names every state
   "text tree", // paths that exist
 ];
@@ -56,11 +58,12 @@ const linesOf = ({ text }: Block) => text.split("\n").filter((line) => line.trim
 
 const environment = (url: Redacted.Redacted) => ({ DATABASE_URL: Redacted.value(url), POSTGRES_PROVIDER: "url" });
 const emptyDatabase = Effect.suspend(() => Databases.empty(Redacted.make(inject("serverUrl"))));
-/** What differs between two runs that did the same: ids, times, counts of a race, where the server came from. */
+/** What differs between two runs that did the same: ids, processes, times, counts of a race, where the server came from. */
 const timeless = (text: string) =>
   text
     .replaceAll(/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/g, "<uuid>")
     .replaceAll(/…[0-9a-f]{8}/g, "…<end>")
+    .replaceAll(/\bkill -9 \d+/g, "kill -9 <pid>")
     .replaceAll(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, "<time>")
     .replaceAll(/\d\d:\d\d:\d\d\.\d{3}/g, "<time>")
     .replaceAll(/\b(acme|globex) [0-9a-f]{6}\b/g, "$1 <mark>")
@@ -93,7 +96,8 @@ const guide = Effect.gen(function* () {
   assert.strictEqual(new Set(files.map(({ name }) => name)).size, files.length);
   const folder = yield* Effect.acquireRelease(
     Effect.sync(() => {
-      const made = join(root, "packages/database/artifacts", `guide-${randomBytes(4).toString("hex")}`);
+      // In a package that sees all the others.
+      const made = join(root, "packages/jobs/artifacts", `guide-${randomBytes(4).toString("hex")}`);
       fs.mkdirSync(made, { recursive: true });
       for (const { name, text } of files) fs.writeFileSync(join(made, name), text);
       return made;
@@ -183,6 +187,12 @@ const commands: ReadonlyArray<Runner> = [
         (_) => ended(line, _),
       ),
   },
+  // With the guide's handlers, below.
+  { form: /^npx runner \w+\.js$/, check: () => Effect.void },
+  {
+    form: /^npx runner --help$/,
+    check: ([line]) => Effect.map(run(join(root, "node_modules/.bin/runner"), ["--help"]), (_) => ended(line, _)),
+  },
   // The administrator's example, run with the roles below.
   { form: /^DATABASE_URL=\S+ npx portal-db (migrate|check)$/, check: () => Effect.void },
   {
@@ -208,7 +218,7 @@ const commands: ReadonlyArray<Runner> = [
       Effect.sync(() => {
         const peers: Record<string, string> = manifest("database").peerDependencies;
         for (const given of packages.split(" ")) {
-          if (given === "@parametric-portal/database") continue;
+          if (given === "@parametric-portal/database" || given === "@parametric-portal/jobs") continue;
           const [, name = "", range] = /^(@?[^@]+)@(.+)$/.exec(given) ?? [];
           assert.strictEqual(range, peers[name], `${line}: ${given}`);
         }
@@ -226,7 +236,7 @@ const commands: ReadonlyArray<Runner> = [
     form: /^pnpm exec nx run-many -t ((?:\w+ ?)+)$/,
     check: ([line, targets = ""]) =>
       Effect.sync(() => {
-        for (const name of ["database", "postgres"]) {
+        for (const name of ["database", "jobs", "postgres"]) {
           for (const target of targets.split(" ")) assert.property(manifest(name).scripts, target, line);
         }
       }),
@@ -294,14 +304,15 @@ layer(TestDatabase, { excludeTestServices: true })("the documents", (it) => {
           const apart = blocksOf("docs/runbook.md").map(({ text }) =>
             join(folder, /^\/\/ ([\w-]+\.ts)\n/.exec(text)?.[1] ?? ""),
           );
-          const program = ts.createProgram([join(folder, "main.ts"), mistake, ...apart], compilerOptions());
+          const programs = ["main.ts", "one-process.ts"].map((_) => join(folder, _));
+          const program = ts.createProgram([...programs, mistake, ...apart], compilerOptions());
           const said = diagnosticsOf(program);
           assert.deepStrictEqual(
             said.filter((_) => !_.startsWith("mistake.ts")),
             [],
           );
           assert.lengthOf(said, 1);
-          // The program is what main imports, directly or not; a file beside it would not be run.
+          // The programs are what these import, directly or not; a file beside them would not be run.
           const own = program.getSourceFiles().filter(({ fileName }) => fileName.includes("/artifacts/guide-"));
           assert.strictEqual(own.length, files.length + 1);
           // Written as the code is written.
@@ -320,11 +331,37 @@ layer(TestDatabase, { excludeTestServices: true })("the documents", (it) => {
           for (const { language, name, text } of blocks) {
             if (language === "sql" && name === "guide") yield* sql.unsafe(text);
           }
-          const printed = yield* succeed(process.execPath, ["--import", "tsx", join(folder, "main.ts")], {
-            cwd: join(root, "packages/database"),
-            env: environment(url),
-          });
-          assert.strictEqual(printed, only("text guide").text);
+          for (const [program, name] of [
+            ["main.ts", "guide"],
+            ["one-process.ts", "workers"],
+          ] as const) {
+            const printed = yield* succeed(process.execPath, ["--import", "tsx", join(folder, program)], {
+              cwd: join(root, "packages/jobs"),
+              env: environment(url),
+            });
+            assert.strictEqual(printed, only(`text ${name}`).text);
+          }
+        }),
+      patience,
+    );
+
+    it.scoped(
+      "has handlers with which a runner starts, and ends when it is told to",
+      () =>
+        Effect.gen(function* () {
+          const { folder } = yield* guide;
+          const url = yield* TestUrl;
+          const [, module = ""] = /^npx runner (\w+)\.js$/m.exec(blocks.map(({ text }) => text).join("\n")) ?? [];
+          const runner = yield* start(
+            join(root, "node_modules/.bin/runner"),
+            [join(folder, `${module}.ts`), "--single", "--health-port", "0"],
+            environment(url),
+          );
+          yield* runner.saysOnStderr('message="runner started"');
+          yield* runner.kill("SIGTERM");
+          const { code, stderr } = yield* runner.ended;
+          assert.strictEqual(code, 0, stderr);
+          assert.include(stderr, "types=mail.receipt");
         }),
       patience,
     );
@@ -631,7 +668,7 @@ layer(TestDatabase, { excludeTestServices: true })("the documents", (it) => {
 
     it.effect("of a package's modules name what each of them exports", () =>
       Effect.gen(function* () {
-        for (const name of ["database", "postgres"]) {
+        for (const name of ["database", "jobs", "postgres"]) {
           const rows = tableUnder(`packages/${name}/README.md`, `@parametric-portal/${name}`, (cell) => cell);
           assert.isAbove(rows.length, 2);
           for (const { module: code = "", "what it has": what = "" } of rows) {

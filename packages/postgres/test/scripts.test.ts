@@ -46,7 +46,7 @@ const givenTo = (folder: string) =>
 
 describe("scripts/run.mjs", () => {
   const cases: ReadonlyArray<readonly [args: ReadonlyArray<string>, isUnderWay: RegExp]> = [
-    [["demo"], /1\. Real input becomes jobs/],
+    [["demo"], /\$ kill -9 \d+/],
     [["test", "packages/database/test/explain.test.ts"], /PostgreSQL 18\.\d+ \(url\)/],
   ];
   for (const [args, isUnderWay] of cases) {

@@ -32,7 +32,16 @@ import { type Both, forBoth, type Tenant } from "./tenants.js";
 
 type Letters = ReadonlyArray<JobDlq>;
 
-const lastError = (letter: JobDlq) => firstLine(letter.errorHistory.at(-1)?.error ?? "");
+/** The last error in a line. That of a payload is a tree, of which the path and the leaf tell most. */
+const lastError = ({ errorHistory, errorReason }: JobDlq) => {
+  const error = errorHistory.at(-1)?.error ?? "";
+  if (errorReason !== "Validation") return firstLine(error);
+  const path = [...error.matchAll(/\["(\w+)"\]/g)].map(([, key]) => key);
+  return `${path.join(".")}: ${error.split("└─ ").at(-1)}`;
+};
+/** Whether this entry of a history says that the job's runner vanished. */
+export const isVanished = (error: string, runner = "") =>
+  error.includes(`runner ${runner}`) && error.includes("vanished");
 const idsOf = (letters: Letters) => letters.map(({ id }) => id);
 
 /** Why a job of this type died in this story, and after how many attempts. */
@@ -48,7 +57,7 @@ export const listPending = (tenants: Both<Tenant>, maxAttempts: number) =>
   Effect.gen(function* () {
     const db = yield* DatabaseService;
     const { check } = yield* Promises;
-    yield* heading("3. What waits for an operator");
+    yield* heading("5. What waits for an operator");
     yield* prose(
       "Each tenant's list shows its own dead letters and no others, newest first. An id is shown by its end: a uuidv7 begins with its time, so neighbours begin alike.",
     );
@@ -83,7 +92,12 @@ export const listPending = (tenants: Both<Tenant>, maxAttempts: number) =>
     yield* table(["reason", ...tenants.map(({ name }) => name), "for example"], reasons);
     const fits = pending.flat().every(({ attempts, errorHistory, errorReason, type }) => {
       const should = expected(type, maxAttempts);
-      return errorReason === should.reason && attempts === should.attempts && errorHistory.length === should.attempts;
+      // A run whose runner was killed has an entry too; it is an attempt, unless it was the last one: that is made once more.
+      const lost = errorHistory.filter(({ error }) => isVanished(error)).length;
+      const isWhole = errorHistory.length >= attempts && errorHistory.length <= attempts + lost;
+      const isDue =
+        attempts === should.attempts || (should.reason === "Validation" && attempts === should.attempts + lost);
+      return errorReason === should.reason && isDue && isWhole;
     });
     const isOwn = (letters: Letters, { id }: Tenant) => letters.every(({ appId }) => appId === id);
     yield* check(
@@ -101,7 +115,7 @@ export const listPending = (tenants: Both<Tenant>, maxAttempts: number) =>
 export const showOne = (tenant: Tenant, letters: Letters) =>
   Effect.gen(function* () {
     const db = yield* DatabaseService;
-    yield* heading("4. One of them in full");
+    yield* heading("6. One of them in full");
     yield* prose("Why it died and what it carried stand in one row, so nobody has to search the logs of that night.");
     const id = letters.find((_) => _.errorReason === "MaxRetries" && !isOfDeleted(_))?.id ?? "";
     const letter = Option.getOrThrow(yield* Client.tenant(tenant.id)(db.jobDlq.get(id)));
@@ -129,8 +143,8 @@ export const showOne = (tenant: Tenant, letters: Letters) =>
         return labelled(label, firstLine(error));
       }),
     );
-    const inFirst = letter.errorHistory[0]?.error.split("\n") ?? [];
-    yield* lines(["", "The stack of each is stored as well. The first one's begins:", ...inFirst.slice(1, 3)]);
+    const inLast = letter.errorHistory.at(-1)?.error.split("\n") ?? [];
+    yield* lines(["", "The stack of each is stored as well. The last one's begins:", ...inLast.slice(1, 3)]);
   });
 
 const decodeDeleted = S.is(S.Struct({ action: S.Literal("deleted") }));
@@ -146,7 +160,7 @@ export const replay = (tenants: Both<Tenant>, pending: Both<Letters>) =>
   Effect.gen(function* () {
     const db = yield* DatabaseService;
     const { check } = yield* Promises;
-    yield* heading("6. Replay");
+    yield* heading("8. Replay");
     yield* prose(
       "A replay brings the same job back under its own id, with all its attempts before it, and hands out a receipt for each dead letter. The operator leaves out the announcements of releases that were deleted since: nobody wants to read them.",
     );
@@ -177,10 +191,8 @@ export const showCompleted = (tenants: Both<Tenant>, replayed: Both<Letters>) =>
   Effect.gen(function* () {
     const db = yield* DatabaseService;
     const { check } = yield* Promises;
-    yield* heading("7. Did the replay work?");
-    yield* prose(
-      "The runners work once more, now with the next release. These are the jobs themselves, read by their ids.",
-    );
+    yield* heading("9. Did the replay work?");
+    yield* prose("The new runner has worked. These are the jobs themselves, read by their ids.");
     const jobs = yield* forBoth(tenants, ({ id }, place) =>
       Client.tenant(id)(db.jobs.find({ id: Is.oneOf(replayed[place].map((_) => _.originalJobId)) })),
     );
@@ -211,7 +223,7 @@ export const replayAgain = (tenants: Both<Tenant>, replayed: Both<Letters>) =>
   Effect.gen(function* () {
     const db = yield* DatabaseService;
     const { check } = yield* Promises;
-    yield* heading("8. The same replay once more");
+    yield* heading("10. The same replay once more");
     yield* prose(
       "A second click, a script that ran twice, a colleague at the same dead letters: a dead letter is replayed once, however often it is asked for.",
     );
@@ -237,7 +249,7 @@ export const tryFromOutside = ([owner, outsider]: Both<Tenant>, letters: Letters
   Effect.gen(function* () {
     const db = yield* DatabaseService;
     const { check } = yield* Promises;
-    yield* heading("9. The other tenant sees nothing");
+    yield* heading("11. The other tenant sees nothing");
     yield* prose(
       `${outsider.name} asks for the ${letters.length} dead letters of ${owner.name} by their right ids, one of them still pending. Row-level security in the database answers as if they did not exist; no query of the application has to remember a WHERE app_id.`,
     );
@@ -261,7 +273,7 @@ export const tryFromOutside = ([owner, outsider]: Both<Tenant>, letters: Letters
         ["jobDlq.get, one by one", `finds ${own.got}`, `finds ${seen.got}`],
         ["jobDlq.count of these ids", `${own.counted}`, `${seen.counted}`],
         ["jobDlq.listPending", `has ${own.listed} of them`, `has ${seen.listed} of them`],
-        ["jobDlq.replay", "(step 6)", `${refused} times "not found"`],
+        ["jobDlq.replay", "(step 8)", `${refused} times "not found"`],
       ],
     );
     const after = yield* Client.tenant(owner.id)(read);
@@ -277,7 +289,7 @@ export const purge = (tenants: Both<Tenant>, replayed: Both<Letters>) =>
   Effect.gen(function* () {
     const db = yield* DatabaseService;
     const { check } = yield* Promises;
-    yield* heading("10. Purge");
+    yield* heading("12. Purge");
     yield* prose(
       "A replayed dead letter is history, and purge deletes what was replayed longer ago than so many days, here 0. What is still pending stays whatever its age: a purge never throws work away. In a tenant's scope it reaches that tenant only.",
     );
