@@ -13,8 +13,8 @@ import * as Client from "../../src/client.js";
 import { DatabaseService } from "../../src/repos.js";
 import { classify } from "../../src/sql-state.js";
 import { balance, eachOnce } from "../support/balance.js";
-import { connections, hold, inOrder, startWaiting, withoutDeadlock } from "../support/contest.js";
-import { newTenant, TestDatabase, work } from "../support/database.js";
+import { connections, hold, inOrder, startWaiting, untilBehind, withoutDeadlock } from "../support/contest.js";
+import { letter, newTenant, TestDatabase, work } from "../support/database.js";
 import { traces } from "../support/race.js";
 
 const actor = "race";
@@ -515,3 +515,98 @@ layer(TestDatabase, { excludeTestServices: true })("a restore between retention'
     }).pipe(withoutDeadlock),
   );
 });
+
+/**
+ * An import of three letters, stopped twice: before it judges any of them, behind a lock on the copy of the first, and while it
+ * stores them, behind another one's insert of the last. The second letter is pending when the import begins, and is discarded at
+ * the first stop.
+ */
+layer(TestDatabase, { excludeTestServices: true })(
+  "an import, and a letter that is discarded just before it is judged",
+  (it) => {
+    // Stored before all others, and behind them.
+    const least = () => `00000000${randomUUID().slice(8)}`;
+    const greatest = () => `ffffffff${randomUUID().slice(8)}`;
+
+    /** `meanwhile` happens at the second stop, with the event that discarded the letter, and need not end there. */
+    const imported = <A>(
+      last: string,
+      meanwhile: (
+        of: OneLetter,
+        eventId: string,
+      ) => Effect.Effect<Fiber.Fiber<A, unknown>, unknown, DatabaseService | SqlClient.SqlClient>,
+    ) =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const of = yield* oneLetter();
+        const scope = { _tag: "tenant", appId: of.appId } as const;
+        const first = yield* inTenant(of.appId, (db) => db.jobDlq.insert(letter(of.appId)));
+        const lines = yield* Stream.runCollect(db.jobDlq.exportTo({ ids: [first.id, of.id] }, { scope }));
+        const lastLine = JSON.stringify({ ...JSON.parse(Chunk.unsafeHead(lines)), id: last });
+        const discard = (id: string) =>
+          inTenant(of.appId, (db) => db.jobDlq.discard([id], { actor, reason: "race" })).pipe(
+            Effect.map(([receipt]) => receipt?.eventId ?? ""),
+          );
+        const copy = yield* hold(eventLock, [yield* discard(first.id)]);
+        const text = Stream.fromChunk(Chunk.append(lines, lastLine));
+        const importing = yield* startWaiting(
+          1,
+          "import",
+          Stream.runLast(db.jobDlq.importFrom(text, { actor, scope })),
+        );
+        const eventId = yield* discard(of.id);
+        const insert = yield* hold(
+          `INSERT INTO job_dlq (id, original_job_id, app_id, type, payload, error_reason, attempts, error_history)
+        VALUES ($1, $1, $2, 't', 'null', 'MaxRetries', 1, '[]')`,
+          [last, of.appId],
+        );
+        yield* copy.release;
+        yield* untilBehind(insert);
+        const other = yield* meanwhile(of, eventId);
+        yield* insert.release;
+        const report = Option.getOrThrow(yield* Fiber.join(importing));
+        // The first one is back, the last one is the other's.
+        assert.deepInclude({ ...report }, { lines: 3, imported: 1 });
+        const said = yield* Fiber.join(other);
+        yield* eachOnce(of.appId);
+        const terms = yield* balance({ appId: of.appId, inserted: 3, submitted: 1, purgedJobs: 0 });
+        return { of, said, refused: report.problems.map(({ reason }) => reason), terms };
+      }).pipe(Effect.scoped, withoutDeadlock);
+
+    for (const [name, erase] of takers.erase) {
+      it.effect(`${name}: nothing comes back`, () =>
+        Effect.gen(function* () {
+          const { of, refused, said } = yield* imported(greatest(), (of) => Effect.map(erase(of), Fiber.succeed));
+          assert.strictEqual(said, erasure(0, 1, 0, 1));
+          assert.deepStrictEqual(refused, ["erased"]);
+          assert.deepStrictEqual(yield* traces([of.userId, of.canary]), []);
+        }),
+      );
+    }
+
+    it.effect("restored, replayed and purged: it is not pending again", () =>
+      Effect.gen(function* () {
+        const { refused, said } = yield* imported(least(), ({ appId, id }, eventId) =>
+          inTenant(appId, (db) => db.jobDlq.restore([eventId], { actor })).pipe(
+            Effect.zipRight(inTenant(appId, (db) => db.jobDlq.replay([id], { actor }))),
+            Effect.zipRight(inTenant(appId, (db) => db.jobDlq.purge(0))),
+            Effect.map(Fiber.succeed),
+          ),
+        );
+        assert.strictEqual(said, 1);
+        assert.deepStrictEqual(refused, ["replayed"]);
+      }),
+    );
+
+    it.effect("a restore that waits for the import: the import gives way, and both say the truth", () =>
+      Effect.gen(function* () {
+        const { refused, said, terms } = yield* imported(greatest(), (of, eventId) =>
+          startWaiting(2, "restore", restore({ ...of, eventId })),
+        );
+        assert.strictEqual(said, "restored");
+        assert.deepStrictEqual(refused, []);
+        assert.deepInclude(terms, { imported: 1, pending: 3, discarded: 2, restored: 1 });
+      }),
+    );
+  },
+);
