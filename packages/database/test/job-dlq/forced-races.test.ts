@@ -4,6 +4,7 @@ import * as SqlClient from "@effect/sql/SqlClient";
 import { assert, layer } from "@effect/vitest";
 import * as Cause from "effect/Cause";
 import * as Chunk from "effect/Chunk";
+import * as Deferred from "effect/Deferred";
 import * as Effect from "effect/Effect";
 import * as Exit from "effect/Exit";
 import * as Fiber from "effect/Fiber";
@@ -468,28 +469,28 @@ layer(TestDatabase, { excludeTestServices: true })("callers that lock many rows"
   }
 });
 
-layer(TestDatabase, { excludeTestServices: true })("a restore between retention's snapshot and its lock", (it) => {
-  const gate = 4711;
-  // A policy is asked for each row that is read, and before any is locked: whoever reads the ledger as parametric_system waits
-  // there until the gate opens.
-  const gated = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
-    Effect.acquireUseRelease(
-      Effect.gen(function* () {
-        const sql = yield* SqlClient.SqlClient;
-        yield* sql.unsafe(`
-          CREATE FUNCTION wait_at_gate() RETURNS boolean LANGUAGE plpgsql AS $body$
-          BEGIN
-            PERFORM pg_advisory_xact_lock_shared(${gate});
-            RETURN true;
-          END
-          $body$;
-          CREATE POLICY gated ON job_dlq_events AS RESTRICTIVE FOR SELECT TO parametric_system USING (wait_at_gate())`);
-        return sql;
-      }),
-      () => effect,
-      (sql) => Effect.orDie(sql.unsafe("DROP POLICY gated ON job_dlq_events; DROP FUNCTION wait_at_gate()")),
-    );
+const gate = 4711;
+// A policy is asked for each row that is read, and before any is locked: whoever reads the ledger as parametric_system waits
+// there until the gate opens.
+const gated = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.acquireUseRelease(
+    Effect.gen(function* () {
+      const sql = yield* SqlClient.SqlClient;
+      yield* sql.unsafe(`
+        CREATE FUNCTION wait_at_gate() RETURNS boolean LANGUAGE plpgsql AS $body$
+        BEGIN
+          PERFORM pg_advisory_xact_lock_shared(${gate});
+          RETURN true;
+        END
+        $body$;
+        CREATE POLICY gated ON job_dlq_events AS RESTRICTIVE FOR SELECT TO parametric_system USING (wait_at_gate())`);
+      return sql;
+    }),
+    () => effect,
+    (sql) => Effect.orDie(sql.unsafe("DROP POLICY gated ON job_dlq_events; DROP FUNCTION wait_at_gate()")),
+  );
 
+layer(TestDatabase, { excludeTestServices: true })("a restore between retention's snapshot and its lock", (it) => {
   it.effect("is not counted as purged: the letter is in the table, its events stay", () =>
     Effect.gen(function* () {
       const of = yield* oneLetter();
@@ -610,3 +611,61 @@ layer(TestDatabase, { excludeTestServices: true })(
     );
   },
 );
+
+// Each in a database of its own: the gate stops the erasure at the first line of the ledger that it sees, and none is there before.
+for (const name of ["restore", "import"] as const) {
+  layer(TestDatabase, { excludeTestServices: true })(
+    `an erasure, and the ${name} of a letter that was discarded before it`,
+    (it) => {
+      it.effect("that commits between the snapshot and the lock: the letter is erased from the table", () =>
+        Effect.gen(function* () {
+          const db = yield* DatabaseService;
+          const of = yield* oneLetter();
+          const { appId, id } = of;
+          const line = Option.getOrThrow(
+            yield* Stream.runHead(db.jobDlq.exportTo({ ids: [id] }, { scope: { _tag: "tenant", appId } })),
+          );
+          const bringBack = Effect.gen(function* () {
+            if (name === "import") return yield* Stream.runDrain(db.jobDlq.importFrom(Stream.make(line), { actor }));
+            const { items } = yield* db.jobDlq.events({ kind: "discarded" });
+            yield* db.jobDlq.restore([items[0]?.id ?? ""], { actor });
+          });
+          const receipt = yield* gated(
+            Effect.gen(function* () {
+              // The erasure sees the letter, waits for the discard, and for the job with no copy in hand.
+              const job = yield* hold(jobLock, [of.jobId]);
+              const held = yield* hold(letterLock, [id]);
+              const discard = inTenant(appId, (db) => db.jobDlq.discard([id], { actor, reason: "race" }));
+              yield* startWaiting(1, "discard", discard);
+              const erase = Client.system(db.jobDlq.erase({ userId: of.userId }, { actor }));
+              const erasing = yield* startWaiting(2, "erase", erase);
+              yield* held.release;
+              yield* untilBehind(job);
+              const [isBack, commit] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()];
+              const bringing = yield* Effect.fork(
+                Client.tenant(appId)(
+                  bringBack.pipe(
+                    Effect.zipRight(Deferred.succeed(isBack, undefined)),
+                    Effect.zipRight(Deferred.await(commit)),
+                  ),
+                ),
+              );
+              yield* Deferred.await(isBack);
+              const closed = yield* hold(`SELECT pg_advisory_xact_lock(${gate})`);
+              yield* job.release;
+              yield* untilBehind(closed);
+              yield* Deferred.succeed(commit, undefined);
+              yield* Fiber.join(bringing);
+              yield* closed.release;
+              return yield* Fiber.join(erasing);
+            }).pipe(Effect.scoped),
+          );
+          assert.strictEqual(receipt.letters, 1);
+          assert.deepStrictEqual(yield* traces([of.userId, of.canary]), []);
+          yield* eachOnce(appId);
+          yield* balance({ appId, inserted: 1, submitted: 1, purgedJobs: 0 });
+        }).pipe(withoutDeadlock),
+      );
+    },
+  );
+}
