@@ -131,7 +131,7 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.retain, expiring and 
     Effect.gen(function* () {
       const db = yield* DatabaseService;
       const appId = yield* newTenant;
-      for (const given of [{ actor: "alice" }, {}]) {
+      for (const given of [{ actor: "alice" }, {}, { actor: undefined }]) {
         yield* Client.tenant(appId)(replayedSince(appId, [40, 41]));
         assert.strictEqual(yield* Client.tenant(appId)(db.jobDlq.purge(30, given)), 2);
       }
@@ -139,9 +139,23 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.retain, expiring and 
       const { items } = yield* Client.tenant(appId)(db.jobDlq.events({ kind: "purged" }));
       assert.deepStrictEqual(
         items.map((_) => _.actor),
-        ["postgres", "alice"],
+        ["postgres", "postgres", "alice"],
       );
       assert.deepInclude(items[0]?.detail, { source: "replayed", older_than_days: 30, count: 2 });
+    }),
+  );
+
+  it.effect("purge refuses an actor that is blank, and deletes nothing", () =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const appId = yield* newTenant;
+      yield* Client.tenant(appId)(replayedSince(appId, [40]));
+      for (const given of ["", "  ", null as unknown as string]) {
+        const error = yield* Effect.flip(Client.tenant(appId)(db.jobDlq.purge(30, { actor: given })));
+        assert.strictEqual(error._tag, "InvalidInput");
+        assert.include(error.message, "jobDlq.purge: actor is missing or blank");
+      }
+      assert.strictEqual(yield* Client.tenant(appId)(db.jobDlq.count()), 1);
     }),
   );
 
