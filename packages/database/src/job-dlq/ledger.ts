@@ -47,6 +47,9 @@ export const EventKind = S.Literal(
 );
 export type EventKind = typeof EventKind.Type;
 
+/** The reason of an event `replayed` that revived no job: what `markReplayed` leaves. Unlike a detail, no erasure takes it away. */
+export const replayedElsewhere = "replayed elsewhere";
+
 /** One line of the ledger. */
 export class JobDlqEvent extends S.Class<JobDlqEvent>("JobDlqEvent")({
   /** uuidv7. What `restore` takes. */
