@@ -31,8 +31,8 @@ import {
 
 /**
  * What became of one id of a replay. `replayed`: its job is pending again · `already gone`: replayed, discarded or expired before,
- * or by another caller just now · `job not dead`: its job runs, waits, has ended well, or is a newer dead letter's to revive; this
- * one stays pending · `erased`: its person's data was removed · `not found`: no such dead letter in this scope.
+ * or by another caller just now · `job not dead`: its job runs, waits, has ended well, is a newer dead letter's to revive, or its id
+ * is that of another app's job; this one stays pending · `erased`: its person's data was removed · `not found`: no such dead letter in this scope.
  */
 export const ReplayOutcome = S.Literal("replayed", "already gone", "job not dead", "erased", "not found");
 export type ReplayOutcome = typeof ReplayOutcome.Type;
@@ -96,7 +96,7 @@ export const makeReplay = Effect.gen(function* () {
           WITH ${lockPending(sql, asked, asked.isBatch)},
           chosen AS MATERIALIZED (
             SELECT newest.*
-            FROM (SELECT DISTINCT ON (original_job_id) * FROM locked ORDER BY original_job_id, dlq_at DESC, id DESC) newest
+            FROM (SELECT DISTINCT ON (original_job_id, app_id) * FROM locked ORDER BY original_job_id, app_id, dlq_at DESC, id DESC) newest
             WHERE newest.id IN (SELECT id FROM asked)),
           held AS MATERIALIZED (
             SELECT j.id FROM jobs j WHERE j.id IN (SELECT original_job_id FROM chosen)
@@ -109,19 +109,20 @@ export const makeReplay = Effect.gen(function* () {
               replays = j.replays + 1
             FROM chosen c
             WHERE j.id = c.original_job_id AND j.app_id = c.app_id AND j.status = 'dead' AND (SELECT count(*) FROM held) > 0
-            RETURNING j.id),
+            RETURNING j.id, j.app_id),
           remade AS (
             INSERT INTO jobs (id, app_id, user_id, request_id, type, payload, scheduled_at, replays)
             SELECT c.original_job_id, c.app_id, c.user_id, c.request_id, c.type, ${newPayload}, ${due},
-              1 + (SELECT count(e.replayed_at) FROM job_dlq e WHERE e.original_job_id = c.original_job_id)
+              1 + (SELECT count(e.replayed_at) FROM job_dlq e WHERE e.original_job_id = c.original_job_id AND e.app_id = c.app_id)
             FROM chosen c
             WHERE c.original_job_id NOT IN (SELECT id FROM held)
-            ORDER BY c.original_job_id
+            ORDER BY c.original_job_id, c.app_id
             ON CONFLICT (id) DO NOTHING
-            RETURNING id),
+            RETURNING id, app_id),
           replayed AS (
             UPDATE job_dlq d SET replayed_at = now()
-            FROM chosen c JOIN (SELECT id FROM revived UNION ALL SELECT id FROM remade) r ON r.id = c.original_job_id
+            FROM chosen c
+            JOIN (SELECT * FROM revived UNION ALL SELECT * FROM remade) r ON r.id = c.original_job_id AND r.app_id = c.app_id
             WHERE d.id = c.id AND d.replayed_at IS NULL
             RETURNING d.id, d.app_id, d.original_job_id, d.user_id, d.payload),
           ledger AS (
