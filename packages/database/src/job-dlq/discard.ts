@@ -13,7 +13,7 @@ import { actorOf, idsOf, reasonOf } from "../arguments.js";
 import { type QueryError, refused } from "../refusal.js";
 import { classify } from "../sql-state.js";
 import { withTransaction } from "../transaction.js";
-import { type BulkError, type BulkOptions, inBatches } from "./bulk.js";
+import { type BulkError, type BulkOptions, inBatches, type NoBulkOptions, noBulkOf } from "./bulk.js";
 import type { JobDlqFilter } from "./filter.js";
 import { entryOf, letterColumns, letterOf } from "./ledger.js";
 import {
@@ -54,7 +54,10 @@ export type DiscardProgress = Progress<DiscardReceipt>;
 
 export interface Discard {
   /** Up to 10,000 dead letters by id, in one statement: a receipt per distinct id, in the order of the input. */
-  (ids: ReadonlyArray<string>, options: DiscardOptions): Effect.Effect<ReadonlyArray<DiscardReceipt>, QueryError>;
+  (
+    ids: ReadonlyArray<string>,
+    options: DiscardOptions & NoBulkOptions,
+  ): Effect.Effect<ReadonlyArray<DiscardReceipt>, QueryError>;
   /** Every pending dead letter that the filter matches: see {@link BulkOptions} and `bulk.ts`. Emits the progress after each batch. */
   (filter: JobDlqFilter, options: DiscardOptions & BulkOptions): Stream.Stream<DiscardProgress, QueryError | BulkError>;
 }
@@ -116,8 +119,12 @@ export const makeDiscard = Effect.gen(function* () {
           ORDER BY a.place`.pipe(refused(operation), Effect.flatMap(readBatch));
     });
 
-  const discardIds = Effect.fn("jobDlq.discard")(function* (ids: ReadonlyArray<string>, options: DiscardOptions) {
+  const discardIds = Effect.fn("jobDlq.discard")(function* (
+    ids: ReadonlyArray<string>,
+    options: DiscardOptions & BulkOptions,
+  ) {
     const discard = yield* change("jobDlq.discard", options);
+    yield* noBulkOf("jobDlq.discard", options);
     yield* idsOf("jobDlq.discard", ids);
     return ids.length === 0 ? [] : (yield* discard(askedIds(sql, ids))).value;
   });

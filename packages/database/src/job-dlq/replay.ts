@@ -13,7 +13,7 @@ import * as Stream from "effect/Stream";
 import { actorOf, idsOf, millisOf, payloadOf } from "../arguments.js";
 import { InvalidInput } from "../errors.js";
 import { type QueryError, refused } from "../refusal.js";
-import { type BulkError, type BulkOptions, inBatches } from "./bulk.js";
+import { type BulkError, type BulkOptions, inBatches, type NoBulkOptions, noBulkOf } from "./bulk.js";
 import type { JobDlqFilter } from "./filter.js";
 import {
   type Asked,
@@ -59,7 +59,10 @@ export interface Replay {
    * Up to 10,000 dead letters by id, in one statement: a receipt per distinct id, in the order of the input. A job that was
    * purged is made anew with its type's defaults. Of several pending letters of one job only the newest is replayed.
    */
-  (ids: ReadonlyArray<string>, options: ReplayOptions): Effect.Effect<ReadonlyArray<ReplayReceipt>, QueryError>;
+  (
+    ids: ReadonlyArray<string>,
+    options: ReplayOptions & NoBulkOptions,
+  ): Effect.Effect<ReadonlyArray<ReplayReceipt>, QueryError>;
   /**
    * Every pending dead letter that the filter matches, but of each job only its newest pending one: see {@link BulkOptions} and
    * `bulk.ts`. Emits the progress after each batch.
@@ -139,8 +142,9 @@ export const makeReplay = Effect.gen(function* () {
           ORDER BY a.place`.pipe(refused(operation), Effect.flatMap(readBatch));
     });
 
-  const byIds = Effect.fn(operation)(function* (ids: ReadonlyArray<string>, options: ReplayOptions) {
+  const byIds = Effect.fn(operation)(function* (ids: ReadonlyArray<string>, options: ReplayOptions & BulkOptions) {
     const replay = yield* change(options);
+    yield* noBulkOf(operation, options);
     yield* idsOf(operation, ids);
     return ids.length === 0 ? [] : (yield* replay(askedIds(sql, ids))).value;
   });

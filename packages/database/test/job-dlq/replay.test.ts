@@ -408,6 +408,41 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.replay with options",
     );
   });
 
+  const ofFilter = { scope: { _tag: "system" }, batchSize: 10, limit: 0, ratePerSecond: 0 } as const;
+  for (const [field, value] of Object.entries(ofFilter)) {
+    it.effect(`refuses ${field} with ids, which it would not obey, and so does discard`, () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const appId = yield* newTenant;
+        const { id } = yield* deadJob(appId);
+        const options = { actor, reason: "x", [field]: value };
+        for (const change of [
+          Effect.asVoid(db.jobDlq.replay([id], options as { actor: string })),
+          Effect.asVoid(db.jobDlq.discard([id], options as { actor: string; reason: string })),
+        ]) {
+          const error = yield* Effect.flip(Client.tenant(appId)(change));
+          assert.strictEqual(error._tag, "InvalidInput");
+          assert.include(error.message, `: ${field} is for a filter; ids are one statement`);
+        }
+        assert.lengthOf(yield* Client.tenant(appId)(db.jobDlq.listPending()), 1);
+        const undefinedOnly = { actor, [field]: undefined };
+        assert.lengthOf(yield* Client.tenant(appId)(db.jobDlq.replay([id], undefinedOnly)), 1);
+      }),
+    );
+  }
+
+  it.effect("does not compile with ids and what is for a filter, however it is passed", () =>
+    Effect.gen(function* () {
+      const { jobDlq } = yield* DatabaseService;
+      const slow = { actor, reason: "x", ratePerSecond: 5 };
+      const few = { actor, reason: "x", limit: 5 };
+      // @ts-expect-error a rate is for a filter
+      yield* Effect.flip(jobDlq.replay([], slow));
+      // @ts-expect-error a limit is for a filter
+      yield* Effect.flip(jobDlq.discard([], few));
+    }),
+  );
+
   const bad: ReadonlyArray<readonly [string, object, JobDlqFilter, string]> = [
     ["an actor that is missing", { actor: undefined }, { all: true }, "actor"],
     ["an actor that is blank", { actor: "  " }, { all: true }, "actor"],
