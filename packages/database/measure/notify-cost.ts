@@ -1,7 +1,8 @@
 /**
- * What the notification of arrivals costs those who write them: one bulk insert of 10,000 dead letters with the trigger
- * job_dlq_notify and without it, in turn on the same table, while one connection listens. Prints the ratio of the medians: of the
- * time, and of the server's processor time where the server runs on this machine under Linux, which a busy machine disturbs less.
+ * What the stream of arrivals costs those who write them: one bulk insert of 10,000 dead letters with the trigger job_dlq_notify
+ * and the index idx_job_dlq_arrived, and without both, in turn on the same table, while one connection listens. Prints the median
+ * of the rounds' ratios, and the middle half of them: of the time, and of the server's processor time where the server runs on
+ * this machine under Linux, which a busy machine disturbs less.
  *
  *     npx with-postgres -- npx tsx measure/notify-cost.ts
  */
@@ -35,7 +36,9 @@ const insert = (tenants: number) =>
       JOIN (SELECT id, row_number() OVER (ORDER BY id) AS place FROM apps) a ON a.place = 1 + g % ${tenants}::int`);
   });
 
-const median = (values: ReadonlyArray<number>) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
+const quantile = (values: ReadonlyArray<number>, part: number) =>
+  [...values].sort((a, b) => a - b)[Math.floor((values.length - 1) * part)] ?? 0;
+const median = (values: ReadonlyArray<number>) => quantile(values, 0.5);
 
 /** Milliseconds that the server's process of this connection has spent computing; 0 where that cannot be read. */
 const spent = Effect.gen(function* () {
@@ -49,31 +52,37 @@ const spent = Effect.gen(function* () {
 });
 const Pid = S.Tuple(S.Struct({ pid: S.Int }));
 
-const measure = (tenants: number) =>
+const Index = S.Tuple(S.Struct({ definition: S.String }));
+
+const measure = (tenants: number, index: string) =>
   Effect.gen(function* () {
     const sql = yield* SqlClient.SqlClient;
     const results = {
-      ENABLE: { times: [] as number[], spent: [] as number[] },
-      DISABLE: { times: [] as number[], spent: [] as number[] },
+      with: { times: [] as number[], spent: [] as number[] },
+      without: { times: [] as number[], spent: [] as number[] },
     };
-    const run = (verb: "ENABLE" | "DISABLE") =>
+    const run = (how: "with" | "without") =>
       Effect.gen(function* () {
-        yield* sql`ALTER TABLE job_dlq ${sql.literal(verb)} TRIGGER job_dlq_notify`;
+        yield* sql`ALTER TABLE job_dlq ${sql.literal(how === "with" ? "ENABLE" : "DISABLE")} TRIGGER job_dlq_notify`;
+        yield* sql`DROP INDEX IF EXISTS idx_job_dlq_arrived`;
+        if (how === "with") yield* sql.unsafe(index);
         // One connection, so that before and after are of one process; with the commit, where the notification is sent.
         const before = yield* spent;
         const [time] = yield* Effect.timed(insert(tenants));
-        results[verb].times.push(Duration.toMillis(time));
-        results[verb].spent.push((yield* spent) - before);
+        results[how].times.push(Duration.toMillis(time));
+        results[how].spent.push((yield* spent) - before);
         yield* sql`TRUNCATE job_dlq`;
       });
     for (let round = 0; round < rounds; round++) {
       // Each goes first in every other round.
-      yield* run(round % 2 === 0 ? "ENABLE" : "DISABLE");
-      yield* run(round % 2 === 0 ? "DISABLE" : "ENABLE");
+      yield* run(round % 2 === 0 ? "with" : "without");
+      yield* run(round % 2 === 0 ? "without" : "with");
     }
     const line = (name: string, of: "times" | "spent") => {
-      const [with_, without] = [median(results.ENABLE[of]), median(results.DISABLE[of])];
-      return `${name} ${with_.toFixed(0)} ms with, ${without.toFixed(0)} ms without: ${(with_ / without).toFixed(3)}`;
+      const ratios = results.with[of].map((one, round) => one / (results.without[of][round] ?? 0));
+      const [low, middle, high] = [0.25, 0.5, 0.75].map((part) => quantile(ratios, part).toFixed(3));
+      const [with_, without] = [median(results.with[of]), median(results.without[of])].map((_) => _.toFixed(0));
+      return `${name} ${with_} ms with, ${without} ms without, ratio ${middle} (${low} to ${high})`;
     };
     yield* Console.log(
       `${batch} letters, ${tenants} tenants, ${rounds} rounds: ${line("elapsed", "times")}; ${line("computed", "spent")}`,
@@ -88,7 +97,11 @@ const main = Effect.gen(function* () {
     const db = yield* DatabaseService;
     yield* Client.system(sql`INSERT INTO apps (name) SELECT 'app ' || g FROM generate_series(1, 100) g`);
     yield* Effect.forkScoped(Stream.runDrain(db.jobDlq.changes({ scope: { _tag: "tenant", appId: nobody } })));
-    for (const tenants of [1, 20, 100]) yield* measure(tenants);
+    const [{ definition }] = yield* Effect.flatMap(
+      sql`SELECT pg_get_indexdef('idx_job_dlq_arrived'::regclass) AS definition`,
+      S.decodeUnknown(Index),
+    );
+    for (const tenants of [1, 20, 100]) yield* measure(tenants, definition);
   }).pipe(Effect.provide(Layer.provideMerge(DatabaseService.layer, Client.layer({ url, maxConnections: 1 }))));
 });
 

@@ -19,7 +19,9 @@ import initial from "../migrations/0001_initial.js";
 import jobDlq from "../migrations/0002_job_dlq.js";
 import jobDlqEvents from "../migrations/0003_job_dlq_events.js";
 import jobDlqServing from "../migrations/0004_job_dlq_serving.js";
-import jobWorkers from "../migrations/0005_job_workers.js";
+import jobDlqReceipts from "../migrations/0005_job_dlq_receipts.js";
+import jobDlqFingerprint from "../migrations/0006_job_dlq_fingerprint.js";
+import jobWorkers from "../migrations/0007_job_workers.js";
 import { classify, databaseError } from "./sql-state.js";
 
 /**
@@ -38,7 +40,9 @@ export const catalogue: ReadonlyArray<Migration> = [
   { id: 2, name: "job_dlq", run: jobDlq },
   { id: 3, name: "job_dlq_events", run: jobDlqEvents },
   { id: 4, name: "job_dlq_serving", run: jobDlqServing },
-  { id: 5, name: "job_workers", run: jobWorkers },
+  { id: 5, name: "job_dlq_receipts", run: jobDlqReceipts },
+  { id: 6, name: "job_dlq_fingerprint", run: jobDlqFingerprint },
+  { id: 7, name: "job_workers", run: jobWorkers },
 ];
 
 /** A migration did not succeed; it and everything after it were not applied. */

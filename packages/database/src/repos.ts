@@ -11,7 +11,7 @@ import type * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
 import * as S from "effect/Schema";
-import { millisOf, uuidOf } from "./arguments.js";
+import { actorOf, millisOf, uuidOf } from "./arguments.js";
 import { decodeCursor, encodeCursor } from "./cursor.js";
 import { boundHistory, boundText, errorText, historyHead, maxHistory } from "./error-text.js";
 import {
@@ -29,7 +29,7 @@ import { makeChanges } from "./job-dlq/changes.js";
 import { makeDiscard } from "./job-dlq/discard.js";
 import { makeErasure } from "./job-dlq/erasure.js";
 import { makeInsight } from "./job-dlq/insight.js";
-import { makeLedger } from "./job-dlq/ledger.js";
+import { makeLedger, replayedElsewhere } from "./job-dlq/ledger.js";
 import { makeLineage } from "./job-dlq/lineage.js";
 import { olderThan, placeOf } from "./job-dlq/place.js";
 import { makeReplay } from "./job-dlq/replay.js";
@@ -472,15 +472,23 @@ export const makeJobDlqRepo = Effect.gen(function* () {
 
     /**
      * Marks a dead letter as replayed, for a caller who resubmits the work elsewhere, in the same transaction. It revives no
-     * job: that is `replay`. Fails with `JobDlqNotFound` and `JobDlqAlreadyReplayed`.
+     * job: that is `replay`. The ledger names `actor`, or the login when none is given. Fails with `JobDlqNotFound` and
+     * `JobDlqAlreadyReplayed`.
      */
-    markReplayed: Effect.fn("jobDlq.markReplayed")(function* (id: string) {
+    markReplayed: Effect.fn("jobDlq.markReplayed")(function* (
+      id: string,
+      options: { readonly actor?: string | undefined } = {},
+    ) {
       const operation = "jobDlq.markReplayed";
       yield* uuidOf(operation, "id", id);
+      const actor = options.actor === undefined ? null : yield* actorOf(operation, options.actor);
       const rows = yield* sql`
-        UPDATE job_dlq SET replayed_at = now() WHERE id = ${id} AND replayed_at IS NULL RETURNING *`.pipe(
-        refused(operation),
-      );
+        WITH marked AS (
+          UPDATE job_dlq SET replayed_at = now() WHERE id = ${id} AND replayed_at IS NULL RETURNING *),
+        ledger AS (
+          INSERT INTO job_dlq_events (app_id, dlq_id, original_job_id, kind, actor, reason)
+          SELECT app_id, id, original_job_id, 'replayed', COALESCE(${actor}::text, SESSION_USER), ${replayedElsewhere} FROM marked)
+        SELECT * FROM marked`.pipe(refused(operation));
       if (rows.length > 0) return yield* read.only(rows);
       const found = yield* sql`SELECT replayed_at FROM job_dlq WHERE id = ${id} AND replayed_at IS NOT NULL`.pipe(
         refused(operation),

@@ -258,6 +258,30 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
       }),
     );
 
+    it.effect("leaves a line in the ledger that names its actor, or the login", () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const appId = yield* newTenant;
+        yield* Client.tenant(appId)(
+          Effect.gen(function* () {
+            for (const options of [{ actor: " ann " }, {}]) {
+              const { id, originalJobId } = yield* db.jobDlq.insert(letter(appId));
+              yield* db.jobDlq.markReplayed(id, options);
+              yield* Effect.flip(db.jobDlq.markReplayed(id, options));
+              const { items } = yield* db.jobDlq.events({ dlqId: id });
+              assert.deepStrictEqual(
+                items.map((_) => [_.kind, _.originalJobId, _.actor, _.reason]),
+                [["replayed", originalJobId, "actor" in options ? "ann" : "postgres", "replayed elsewhere"]],
+              );
+            }
+            const { id } = yield* db.jobDlq.insert(letter(appId));
+            const error = yield* Effect.flip(db.jobDlq.markReplayed(id, { actor: " " }));
+            assert.strictEqual(error._tag, "InvalidInput");
+          }),
+        );
+      }),
+    );
+
     it.effect("does not find unknown ids and another tenant's", () =>
       Effect.gen(function* () {
         const db = yield* DatabaseService;

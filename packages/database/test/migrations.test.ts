@@ -95,6 +95,34 @@ layer(TestDatabase, { excludeTestServices: true })("the schema of this release",
   );
 });
 
+layer(databaseAt(5), { excludeTestServices: true })("0006_job_dlq_fingerprint", (it) => {
+  it.effect("computes the stored fingerprints anew, and changes nothing else, however often it runs", () =>
+    Effect.gen(function* () {
+      const [before, migration] = [yield* Schema.read, Migrator.catalogue[5]];
+      yield* fixture;
+      yield* execute(`
+        UPDATE job_dlq SET error_history = jsonb_build_array(jsonb_build_object('timestamp', 1,
+          'error', CASE app_id WHEN '${a}' THEN 'no commit deadbeefcafe' ELSE 'no commit 0123456789ab' END))`);
+      const rows = execute(
+        `SELECT to_jsonb(d) - 'fingerprint' AS rest, arrived, fingerprint FROM job_dlq d ORDER BY id`,
+      );
+      const prints = (found: ReadonlyArray<Row>) => new Set(found.map(({ fingerprint }) => fingerprint));
+      const rest = (found: ReadonlyArray<Row>) => found.map(({ fingerprint: _, ...others }) => others);
+      const old = yield* rows;
+      assert.strictEqual(prints(old).size, 2);
+      for (let time = 0; time < 2; time++) {
+        yield* migration?.run ?? Effect.die("there is no such migration");
+        const found = yield* rows;
+        assert.strictEqual(prints(found).size, 1);
+        assert.deepStrictEqual(rest(found), rest(old));
+        assert.deepStrictEqual(Schema.differences(before, yield* Schema.read).map(Schema.subject), [
+          "function job_dlq_error_shape(p_error_history jsonb)",
+        ]);
+      }
+    }),
+  );
+});
+
 // Up to 0002: what came later is broken by the tests of what it is for.
 layer(databaseAt(2), { excludeTestServices: true })("the schema after migrating up to 0002_job_dlq", (it) => {
   it.effect("equals the committed snapshot", () =>

@@ -34,7 +34,8 @@ interface Runbook {
     appId: string,
     userId: string,
     actor: string,
-  ) => Call<{ readonly letters: number; readonly jobsCancelled: number }>;
+  ) => Call<{ readonly letters: number; readonly copies: number; readonly jobsCancelled: number }>;
+  readonly lookForPerson: (appId: string, userId: string) => Call<number>;
   readonly nightly: Call<{ readonly isComplete: boolean }>;
 }
 
@@ -140,14 +141,23 @@ layer(TestDatabase, { excludeTestServices: true })("the runbook", (it) => {
 
   it.scoped("a user asks to be forgotten, and the night comes", () =>
     Effect.gen(function* () {
-      const { forget, nightly } = yield* runbook;
+      const { forget, lookForPerson, nightly } = yield* runbook;
       const db = yield* DatabaseService;
       const appId = yield* newTenant;
       const userId = randomUUID();
       yield* died(appId, "mail.person", `cannot reach ${userId}`, userId);
-      yield* Client.tenant(appId)(db.jobs.enqueue({ ...work(appId), userId: Option.some(userId) }));
+      yield* Client.tenant(appId)(
+        Effect.gen(function* () {
+          yield* db.jobs.enqueue({ ...work(appId), userId: Option.some(userId) });
+          const given = letter(appId, { type: "mail.person", userId: Option.some(userId) });
+          yield* db.jobDlq.markReplayed((yield* db.jobDlq.insert(given)).id);
+          yield* db.jobDlq.discard([(yield* db.jobDlq.insert(given)).id], { actor, reason: "x" });
+          assert.strictEqual((yield* db.jobDlq.preview({ userId })).count, 1);
+        }),
+      );
+      assert.strictEqual(yield* lookForPerson(appId, userId), 2);
       const receipt = yield* forget(appId, userId, actor);
-      assert.deepInclude({ ...receipt }, { letters: 1, jobsCancelled: 1 });
+      assert.deepInclude({ ...receipt }, { letters: 2, copies: 1, jobsCancelled: 1 });
       assert.isTrue((yield* nightly).isComplete);
     }),
   );

@@ -7,12 +7,11 @@ import * as Effect from "effect/Effect";
 import * as Either from "effect/Either";
 import * as Exit from "effect/Exit";
 import * as Fiber from "effect/Fiber";
-import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
 import * as Client from "../src/client.js";
 import { DatabaseService } from "../src/repos.js";
 import { classify } from "../src/sql-state.js";
-import { deadJob, letter, newTenant, TestDatabase, TestUrl, urlAs, work } from "./support/database.js";
+import { deadJob, letter, newTenant, TestDatabase, TestUrl, withLogin, work } from "./support/database.js";
 import { stockClient } from "./support/stock.js";
 
 const settings = Effect.gen(function* () {
@@ -30,22 +29,6 @@ const terminate = (pid: number) =>
     const connection = yield* sql.reserve;
     yield* connection.executeUnprepared(`SELECT pg_terminate_backend(${pid}, 5000)`, [], undefined);
   }).pipe(Effect.scoped);
-
-/** A login that owns nothing; `member` says what it may become. */
-const withLogin = (member: string) =>
-  Effect.gen(function* () {
-    const sql = yield* SqlClient.SqlClient;
-    const name = `login_${randomUUID().slice(0, 8)}`;
-    yield* sql.unsafe(
-      `CREATE ROLE ${name} LOGIN PASSWORD 'secret' NOINHERIT ${member === "" ? "" : `IN ROLE ${member}`}`,
-    );
-    const url = urlAs(yield* TestUrl, name, "secret");
-    const context = yield* Layer.build(
-      DatabaseService.layer.pipe(Layer.provideMerge(Client.layer({ url, maxConnections: 4 }))),
-    );
-    yield* Effect.addFinalizer(() => Effect.orDie(sql.unsafe(`DROP ROLE ${name}`)));
-    return context;
-  });
 
 layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
   /** What a tenant must never be able to do to another tenant's rows; used whole, and with the policies dropped. */

@@ -32,13 +32,9 @@ import { type Both, forBoth, type Tenant } from "./tenants.js";
 
 type Letters = ReadonlyArray<JobDlq>;
 
-/** The last error in a line. That of a payload is a tree, of which the path and the leaf tell most. */
-const lastError = ({ errorHistory, errorReason }: JobDlq) => {
-  const error = errorHistory.at(-1)?.error ?? "";
-  if (errorReason !== "Validation") return firstLine(error);
-  const path = [...error.matchAll(/\["(\w+)"\]/g)].map(([, key]) => key);
-  return `${path.join(".")}: ${error.split("└─ ").at(-1)}`;
-};
+/** The last error in a line; of a payload's, where it is wrong. */
+const lastError = ({ errorHistory }: JobDlq) =>
+  firstLine(errorHistory.at(-1)?.error ?? "").replace(/^The payload does not fit \S+ at /, "");
 /** Whether this entry of a history says that the job's runner vanished. */
 export const isVanished = (error: string, runner = "") =>
   error.includes(`runner ${runner}`) && error.includes("vanished");

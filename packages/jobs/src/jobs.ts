@@ -176,7 +176,8 @@ const sameState = (a: JobState, b: JobState) =>
   JSON.stringify([b.status, b.attempts, b.replays, b.progress, b.scheduledAt]);
 
 /**
- * Where a job stands, each time that it stands elsewhere, until it has ended. Asks every `every`, default half a second.
+ * Where a job stands, each time that it stands elsewhere, until it has ended. Asks every `every`, default half a second. Not
+ * for the transaction that submits the job: until that commits no runner sees it, and this waits for ever.
  * Fails with `JobNotFound`, also when the job is purged meanwhile.
  */
 export const progress = (

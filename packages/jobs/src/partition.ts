@@ -1,6 +1,6 @@
 /** Which part of the queue a job is in, the same here and in the column `jobs.partition`. Pure. */
 
-/** Fixed by migration 0005, because an index needs a constant. */
+/** Fixed by migration 0007, because an index needs a constant. */
 export const partitionCount = 32;
 
 /** All partitions. */

@@ -1,5 +1,5 @@
 /**
- * Who the runners are and which shards each holds, in the tables that migration 0005 made. For `@effect/cluster`.
+ * Who the runners are and which shards each holds, in the tables that migration 0007 made. For `@effect/cluster`.
  *
  * Its own storage creates the tables itself, for which a production login has no right, and several runners that start at once
  * race for it. Locks are rows that expire, never advisory locks: those of a frozen process last as long as its connection.

@@ -24,7 +24,7 @@ import * as Exit from "effect/Exit";
 import type * as Fiber from "effect/Fiber";
 import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
-import { TreeFormatter } from "effect/ParseResult";
+import { ArrayFormatter, type ParseError } from "effect/ParseResult";
 import * as Random from "effect/Random";
 import * as Runtime from "effect/Runtime";
 import * as Schedule from "effect/Schedule";
@@ -32,6 +32,7 @@ import * as S from "effect/Schema";
 import { type Handler, JobHandlers } from "./handlers.js";
 import { type Claimed, type Failure, FenceLost, type Held, JobStore } from "./job-store.js";
 import { type JobContext, JobPostponed, JobRejected } from "./job-type.js";
+import { partitionOf } from "./partition.js";
 import { delayMillis, policyOf, type RetryPolicy } from "./retry.js";
 import { JobTelemetry } from "./telemetry.js";
 
@@ -103,6 +104,13 @@ interface Drain {
 type Ended = Held & {
   readonly partition: number;
   readonly failure: Omit<Failure, "id" | "fence"> & { readonly retry?: { policy: RetryPolicy; attempt: number } };
+};
+
+/** Where a payload is not what it should be, in one line: that is what lists show and groups go by. */
+const misfit = (error: ParseError) => {
+  const [issue] = ArrayFormatter.formatErrorSync(error);
+  const path = issue?.path.map(String).join(".") ?? "";
+  return `${path === "" ? "" : ` at ${path}`}: ${issue?.message ?? error.message}`;
 };
 
 const defaultPolicy = policyOf() as RetryPolicy;
@@ -303,10 +311,7 @@ export const make = (options: WorkerOptions) =>
       }
       const payload = handler.decode(job.payload);
       if (Either.isLeft(payload)) {
-        const failure = dead(
-          "Validation",
-          `The payload does not fit ${job.type}: ${TreeFormatter.formatErrorSync(payload.left)}`,
-        );
+        const failure = dead("Validation", `The payload does not fit ${job.type}${misfit(payload.left)}`);
         telemetry.ended(job, failure.outcome, 0, failure.reason);
         return settle(job, failure);
       }
@@ -524,7 +529,7 @@ export const make = (options: WorkerOptions) =>
     const scope = yield* Effect.scope;
     /** A retry that is due before the next look at the table. */
     const soon = ({ delayMillis: millis, id }: Failure) => {
-      const partition = Number.parseInt(id.slice(-2), 16) % 32;
+      const partition = partitionOf(id);
       runFork(
         Effect.delay(
           Effect.sync(() => {

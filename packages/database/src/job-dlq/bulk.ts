@@ -32,6 +32,24 @@ export interface BulkOptions {
   readonly ratePerSecond?: number | undefined;
 }
 
+/** Of a change by ids, which is one statement in the scope around it: none of {@link BulkOptions}. */
+export type NoBulkOptions = { readonly [K in keyof BulkOptions]?: undefined };
+
+const bulkFields = ["scope", "batchSize", "limit", "ratePerSecond"] as const satisfies ReadonlyArray<keyof BulkOptions>;
+
+/** Refuses what a change by ids would not do. */
+export const noBulkOf = (operation: string, options: BulkOptions) => {
+  const field = bulkFields.find((_) => options[_] !== undefined);
+  return field === undefined
+    ? Effect.void
+    : new InvalidInput({
+        operation,
+        field,
+        problem:
+          "is for a filter; ids are one statement in the scope around it. Pass { ids } as the filter, or leave it out",
+      });
+};
+
 export type BulkError = SqlError | InvalidInput | ScopeConflict;
 
 const rateOf = (operation: string, rate: number) =>

@@ -13,7 +13,7 @@ import { actorOf, idsOf, reasonOf } from "../arguments.js";
 import { type QueryError, refused } from "../refusal.js";
 import { classify } from "../sql-state.js";
 import { withTransaction } from "../transaction.js";
-import { type BulkError, type BulkOptions, inBatches } from "./bulk.js";
+import { type BulkError, type BulkOptions, inBatches, type NoBulkOptions, noBulkOf } from "./bulk.js";
 import type { JobDlqFilter } from "./filter.js";
 import { entryOf, letterColumns, letterOf } from "./ledger.js";
 import {
@@ -54,7 +54,10 @@ export type DiscardProgress = Progress<DiscardReceipt>;
 
 export interface Discard {
   /** Up to 10,000 dead letters by id, in one statement: a receipt per distinct id, in the order of the input. */
-  (ids: ReadonlyArray<string>, options: DiscardOptions): Effect.Effect<ReadonlyArray<DiscardReceipt>, QueryError>;
+  (
+    ids: ReadonlyArray<string>,
+    options: DiscardOptions & NoBulkOptions,
+  ): Effect.Effect<ReadonlyArray<DiscardReceipt>, QueryError>;
   /** Every pending dead letter that the filter matches: see {@link BulkOptions} and `bulk.ts`. Emits the progress after each batch. */
   (filter: JobDlqFilter, options: DiscardOptions & BulkOptions): Stream.Stream<DiscardProgress, QueryError | BulkError>;
 }
@@ -116,8 +119,12 @@ export const makeDiscard = Effect.gen(function* () {
           ORDER BY a.place`.pipe(refused(operation), Effect.flatMap(readBatch));
     });
 
-  const discardIds = Effect.fn("jobDlq.discard")(function* (ids: ReadonlyArray<string>, options: DiscardOptions) {
+  const discardIds = Effect.fn("jobDlq.discard")(function* (
+    ids: ReadonlyArray<string>,
+    options: DiscardOptions & BulkOptions,
+  ) {
     const discard = yield* change("jobDlq.discard", options);
+    yield* noBulkOf("jobDlq.discard", options);
     yield* idsOf("jobDlq.discard", ids);
     return ids.length === 0 ? [] : (yield* discard(askedIds(sql, ids))).value;
   });
@@ -148,24 +155,27 @@ export const makeDiscard = Effect.gen(function* () {
     ORDER BY e.id
     FOR UPDATE OF e`;
 
-  // The unique index on `undoes` holds that an event is used once, whatever is locked.
-  const restoreOnce = (ids: ReadonlyArray<string>, actor: string, reason: string | null) =>
+  // `held` is what holdCopies locked: an event that was committed since is none of it, and could be erased beside this. The unique
+  // index on `undoes` holds that an event is used once, whatever is locked.
+  const restoreOnce = (
+    ids: ReadonlyArray<string>,
+    held: ReadonlyArray<unknown>,
+    actor: string,
+    reason: string | null,
+  ) =>
     sql`
       WITH asked AS (
         SELECT id, min(place) AS place FROM unnest(${ids}::uuid[]) WITH ORDINALITY AS t (id, place) GROUP BY id),
-      locked AS MATERIALIZED (
-        SELECT e.* FROM job_dlq_events e JOIN asked USING (id)
-        WHERE e.kind IN ('discarded', 'expired')
-        ORDER BY e.id
-        FOR UPDATE OF e),
+      held AS MATERIALIZED (
+        SELECT e.* FROM job_dlq_events e JOIN asked USING (id) WHERE e.id = ANY (${held}::uuid[])),
       undone AS MATERIALIZED (
         SELECT u.undoes AS id FROM job_dlq_events u JOIN asked ON u.undoes = asked.id),
       present AS MATERIALIZED (
-        SELECT d.id FROM job_dlq d WHERE d.id IN (SELECT dlq_id FROM locked)),
+        SELECT d.id FROM job_dlq d WHERE d.id IN (SELECT dlq_id FROM held)),
       replayed AS MATERIALIZED (
-        SELECT r.dlq_id AS id FROM job_dlq_events r WHERE r.dlq_id IN (SELECT dlq_id FROM locked) AND r.kind = 'replayed'),
+        SELECT r.dlq_id AS id FROM job_dlq_events r WHERE r.dlq_id IN (SELECT dlq_id FROM held) AND r.kind = 'replayed'),
       usable AS MATERIALIZED (
-        SELECT DISTINCT ON (dlq_id) * FROM locked
+        SELECT DISTINCT ON (dlq_id) * FROM held
         WHERE entry IS NOT NULL AND id NOT IN (SELECT id FROM undone)
           AND app_id IN (SELECT id FROM apps) AND dlq_id NOT IN (SELECT id FROM present) AND dlq_id NOT IN (SELECT id FROM replayed)
         ORDER BY dlq_id, id DESC),
@@ -182,21 +192,21 @@ export const makeDiscard = Effect.gen(function* () {
       ledger AS (
         INSERT INTO job_dlq_events (app_id, dlq_id, original_job_id, kind, actor, reason, undoes)
         SELECT app_id, dlq_id, original_job_id, 'restored', ${actor}, ${reason}, id FROM used)
-      SELECT a.id AS event_id, l.dlq_id AS id,
+      SELECT a.id AS event_id, h.dlq_id AS id,
         CASE
-          WHEN l.id IS NULL THEN 'not found'
+          WHEN h.id IS NULL THEN 'not found'
           WHEN used.id IS NOT NULL THEN 'restored'
           WHEN a.id IN (SELECT id FROM undone) THEN 'already restored'
-          WHEN l.entry IS NULL THEN 'erased'
-          WHEN l.app_id NOT IN (SELECT id FROM apps) THEN 'unknown app'
-          WHEN l.dlq_id IN (SELECT id FROM replayed) AND l.dlq_id NOT IN (SELECT id FROM present) THEN 'already gone'
+          WHEN h.entry IS NULL THEN 'erased'
+          WHEN h.app_id NOT IN (SELECT id FROM apps) THEN 'unknown app'
+          WHEN h.dlq_id IN (SELECT id FROM replayed) AND h.dlq_id NOT IN (SELECT id FROM present) THEN 'already gone'
           ELSE 'id exists'
         END AS outcome
-      FROM asked a LEFT JOIN locked l USING (id) LEFT JOIN used USING (id)
+      FROM asked a LEFT JOIN held h USING (id) LEFT JOIN used USING (id)
       ORDER BY a.place`;
 
-  const restored = (ids: ReadonlyArray<string>, actor: string, reason: string | null) =>
-    Effect.flatMap(restoreOnce(ids, actor, reason), (rows) => Effect.orDie(readRestored(rows)));
+  const restored = (...asked: Parameters<typeof restoreOnce>) =>
+    Effect.flatMap(restoreOnce(...asked), (rows) => Effect.orDie(readRestored(rows)));
 
   const isUsed = (error: unknown) => error instanceof SqlError && classify(error) === "Unique";
 
@@ -215,11 +225,11 @@ export const makeDiscard = Effect.gen(function* () {
     if (eventIds.length === 0) return [];
     // Who waited for another caller finds the letter in the table, and sees only at a second look who brought it there.
     const both = Effect.gen(function* () {
-      yield* holdCopies(eventIds);
-      const receipts = yield* restored(eventIds, actor, reason);
+      const held = (yield* holdCopies(eventIds)).map(({ id }) => id);
+      const receipts = yield* restored(eventIds, held, actor, reason);
       const taken = receipts.filter(({ outcome }) => outcome === "id exists").map(({ eventId }) => eventId);
       if (taken.length === 0) return receipts;
-      const again = new Map((yield* restored(taken, actor, reason)).map((receipt) => [receipt.eventId, receipt]));
+      const again = new Map((yield* restored(taken, held, actor, reason)).map((receipt) => [receipt.eventId, receipt]));
       return receipts.map((receipt) => again.get(receipt.eventId) ?? receipt);
     });
     // A savepoint of its own inside a caller's transaction, so that losing the race costs this statement only.

@@ -31,12 +31,14 @@ export class ErasureReceipt extends S.Class<ErasureReceipt>("ErasureReceipt")({
   jobsEmptied: S.Int,
 }) {}
 
-/** Something to erase came into view after the locks were taken, and another caller has it. */
+/** Something to erase came into view after the locks were taken, and another caller has it or has brought it back. */
 class Moved extends Data.TaggedError("Moved") {}
 
 export const makeErasure = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;
-  const decode = S.decodeUnknown(S.Tuple(S.Struct({ ...ErasureReceipt.fields, missed: S.Int })));
+  const decode = S.decodeUnknown(
+    S.Tuple(S.Struct({ ...ErasureReceipt.fields, absent: S.Array(S.UUID), missed: S.Int })),
+  );
 
   /**
    * CTEs with what is to go as the statement's snapshot shows it (`letters`, `copies` in the ledger, `owned` jobs), and what of
@@ -112,7 +114,8 @@ export const makeErasure = Effect.gen(function* () {
           SELECT c.* FROM copies c WHERE c.is_out AND c.id IN (SELECT id FROM held_copies)),
         blanked AS (
           UPDATE jobs j
-          SET payload = 'null', error_history = '[]', user_id = NULL, request_id = NULL, locked_by = NULL, locked_until = NULL,
+          SET payload = 'null', error_history = '[]', progress = NULL, dedupe_key = NULL, user_id = NULL, request_id = NULL,
+            locked_by = NULL, locked_until = NULL,
             status = CASE WHEN j.status IN ('pending', 'processing') THEN 'cancelled' ELSE j.status END,
             completed_at = COALESCE(j.completed_at, now()), fence = nextval('job_fence')
           FROM held_jobs h
@@ -129,11 +132,15 @@ export const makeErasure = Effect.gen(function* () {
           FROM removed)
         SELECT (SELECT count(*) FROM gone)::int AS letters, (SELECT count(*) FROM removed)::int AS copies,
           (SELECT count(*) FROM blanked WHERE cancelled)::int AS jobs_cancelled, (SELECT count(*) FROM blanked)::int AS jobs_emptied,
+          ARRAY(SELECT r.dlq_id FROM removed r WHERE NOT EXISTS (SELECT FROM job_dlq d WHERE d.id = r.dlq_id)) AS absent,
           ((SELECT count(*) FROM letters) - (SELECT count(*) FROM held_letters)
             + (SELECT count(*) FROM copies) - (SELECT count(*) FROM held_copies)
             + (SELECT count(*) FROM owned) - (SELECT count(*) FROM held_jobs))::int AS missed`;
-      const [{ missed, ...found }] = yield* Effect.orDie(decode(rows));
-      return missed > 0 ? yield* new Moved() : new ErasureReceipt(found);
+      const [{ absent, missed, ...found }] = yield* Effect.orDie(decode(rows));
+      // A copy that the first statement did not see is locked by the second one after its snapshot: a restore or an import that
+      // committed in between has put the letter into the table unseen. From the lock on none can.
+      const back = absent.length === 0 ? [] : yield* sql`SELECT id FROM job_dlq WHERE id = ANY (${absent}::uuid[])`;
+      return missed + back.length > 0 ? yield* new Moved() : new ErasureReceipt(found);
     });
 
   /**

@@ -7,6 +7,7 @@
  */
 import * as SqlClient from "@effect/sql/SqlClient";
 import { SqlError } from "@effect/sql/SqlError";
+import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
 import * as Either from "effect/Either";
 import * as Option from "effect/Option";
@@ -80,11 +81,15 @@ export interface ImportOptions {
 /** Bytes of lines that are held at once, but for a single one that is longer. */
 const batchBytes = 4 * 1024 * 1024;
 
+/** The ledger says more of an imported letter than when it was judged, or another caller has its copy. */
+class Moved extends Data.TaggedError("Moved") {}
+
 const operation = "jobDlq.importFrom";
 
 export const makeImport = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;
   const decodeVerdicts = S.decodeUnknown(S.Array(Verdict));
+  const decodeMoved = S.decodeUnknown(S.Tuple(S.Struct({ isMoved: S.Boolean })));
   const decodeIds = S.decodeUnknown(S.Array(S.Struct({ id: S.UUID })));
 
   // Whoever erases or restores a discarded letter has its event locked; this waits for that, and the statement after it sees what became of it.
@@ -136,8 +141,25 @@ export const makeImport = Effect.gen(function* () {
     FROM judged j LEFT JOIN fit f USING (id) LEFT JOIN imported i USING (id)
     ORDER BY j.place`;
 
+  // A letter that was in the table when the copies were held may have been discarded before it was judged. Its new copy is held
+  // here, and what became of it until now is looked at: it may have been erased, or restored, replayed and purged. This does not
+  // wait itself: a restore that has the copy waits for the letter.
+  const holdNewCopies = (ids: ReadonlyArray<string>) => sql`
+    WITH copies AS MATERIALIZED (
+      SELECT id FROM job_dlq_events WHERE dlq_id = ANY (${ids}::uuid[]) AND entry IS NOT NULL),
+    held AS MATERIALIZED (
+      SELECT e.id FROM job_dlq_events e
+      WHERE e.id IN (SELECT id FROM copies) AND e.entry IS NOT NULL
+      ORDER BY e.id
+      FOR KEY SHARE OF e SKIP LOCKED)
+    SELECT (SELECT count(*) FROM copies) > (SELECT count(*) FROM held)
+      OR EXISTS (
+        SELECT FROM job_dlq_events e JOIN job_dlq d ON d.id = e.dlq_id
+        WHERE e.dlq_id = ANY (${ids}::uuid[]) AND (e.kind = 'erased' OR (e.kind = 'replayed' AND d.replayed_at IS NULL)))
+      AS is_moved`;
+
   /** Stores lines that fit, all in one statement. */
-  const storeAll = (lines: ReadonlyArray<Fit>, actor: string) =>
+  const storeOnce = (lines: ReadonlyArray<Fit>, actor: string) =>
     Effect.gen(function* () {
       yield* holdCopies(lines.map(({ id }) => id));
       const verdicts = yield* Effect.flatMap(
@@ -147,6 +169,11 @@ export const makeImport = Effect.gen(function* () {
         ),
         (_) => Effect.orDie(decodeVerdicts(_)),
       );
+      const imported = verdicts.filter(({ verdict }) => verdict === "imported").map(({ id }) => id);
+      if (imported.length > 0) {
+        const [{ isMoved }] = yield* Effect.orDie(Effect.flatMap(holdNewCopies(imported), decodeMoved));
+        if (isMoved) return yield* new Moved();
+      }
       const taken = verdicts.filter(({ verdict }) => verdict === "id taken").map(({ id }) => id);
       if (taken.length === 0) return verdicts;
       // Taken by another import while this one waited for it: a statement of its own sees that letter, if the scope may.
@@ -157,9 +184,16 @@ export const makeImport = Effect.gen(function* () {
       );
     });
 
+  // Rolled back first, so that who has the copy does not wait for it.
+  const storeAll = (
+    lines: ReadonlyArray<Fit>,
+    actor: string,
+  ): Effect.Effect<ReadonlyArray<typeof Verdict.Type>, SqlError> =>
+    withTransaction(sql)(storeOnce(lines, actor)).pipe(Effect.catchTag("Moved", () => storeAll(lines, actor)));
+
   /** Stores lines by halves, each under a savepoint, until what the database refuses stands alone. */
   const storeApart = (lines: ReadonlyArray<Fit>, actor: string): Effect.Effect<ReadonlyArray<Outcome>, SqlError> =>
-    withTransaction(sql)(storeAll(lines, actor)).pipe(
+    storeAll(lines, actor).pipe(
       Effect.map((verdicts) => outcomesOf(lines, verdicts)),
       Effect.catchIf(isLinesFault, (error) => {
         const [only] = lines;

@@ -75,7 +75,11 @@ export const makeInsight = Effect.gen(function* () {
     S.Array(S.Struct({ ...JobDlqGroup.fields, first: S.DateTimeUtcFromDate, last: S.DateTimeUtcFromDate })),
   );
 
-  /** {@link JobDlqPreview}: what a change with this filter would touch. A filter without any condition is allowed: it is only read. */
+  /**
+   * {@link JobDlqPreview}: what a change with this filter would touch. A filter without any condition is allowed: it is only read.
+   * `state` is `pending` unless the filter names one, as for replay and discard; before an erasure, whose default is every state,
+   * look with `state: "any"`. The copies of discarded letters, which an erasure empties as well, are not in the table and not counted.
+   */
   const preview = Effect.fn("jobDlq.preview")(function* (filter: JobDlqFilter) {
     const operation = "jobDlq.preview";
     const matches = compileFilter(sql, yield* checkFilter(operation, filter));

@@ -34,7 +34,7 @@ export const copyOf = (sql: SqlClient.SqlClient): Fragment => sql`
     (e.entry ->> 'request_id')::uuid AS request_id, (e.entry ->> 'user_id')::uuid AS user_id,
     job_dlq_fingerprint(e.entry ->> 'type', e.entry ->> 'error_reason', e.entry -> 'error_history') AS fingerprint`;
 
-/** What happened. `purged` is a receipt about many letters, all others are about one. */
+/** What happened. `purged` is a receipt about many letters, of a purge or a retention; all others are about one. */
 export const EventKind = S.Literal(
   "replayed",
   "discarded",
@@ -47,18 +47,22 @@ export const EventKind = S.Literal(
 );
 export type EventKind = typeof EventKind.Type;
 
+/** The reason of an event `replayed` that revived no job: what `markReplayed` leaves. Unlike a detail, no erasure takes it away. */
+export const replayedElsewhere = "replayed elsewhere";
+
 /** One line of the ledger. */
 export class JobDlqEvent extends S.Class<JobDlqEvent>("JobDlqEvent")({
   /** uuidv7. What `restore` takes. */
   id: S.UUID,
-  appId: S.UUID,
-  /** The dead letter; null for the receipt of a purge. */
+  /** Null for the receipt of a retention over all apps. */
+  appId: S.NullOr(S.UUID),
+  /** The dead letter; null for the receipt of a purge or a retention. */
   dlqId: S.NullOr(S.UUID),
   originalJobId: S.NullOr(S.UUID),
   kind: EventKind,
   actor: S.String,
   reason: S.NullOr(S.String),
-  /** What belongs to the kind: `payload_diff` of a replay with another payload, the counts of a purge. Null after an erasure. */
+  /** What belongs to the kind: `payload_diff` of a replay with another payload, the counts of a purge or a retention. Null after an erasure. */
   detail: S.NullOr(S.parseJson(S.Unknown)),
   /** Whether the letter's copy is still there, so that `restore` can bring it back. */
   hasEntry: S.Boolean,

@@ -21,7 +21,7 @@ import * as S from "effect/Schema";
 import { uuidOf } from "../arguments.js";
 import { JobStatus } from "../models.js";
 import { refused } from "../refusal.js";
-import { EventKind } from "./ledger.js";
+import { EventKind, replayedElsewhere } from "./ledger.js";
 import { lastErrorLine, shownTime } from "./shown.js";
 
 // --- contract ----------------------------------------------------------------
@@ -52,9 +52,9 @@ export type RoundOutcome = typeof RoundOutcome.Type;
 /** How a dead letter was replayed. */
 export class RoundReplay extends S.Class<RoundReplay>("RoundReplay")({
   at: S.DateTimeUtc,
-  /** Who did it; null when the ledger does not have it: `markReplayed`, an import, or older than the ledger. */
+  /** Who did it; null when the ledger does not have it: an import, or older than the ledger. */
   actor: S.NullOr(S.String),
-  /** Whether the job got another payload than the letter's; null when that is not known, as after an erasure. */
+  /** Whether the job got another payload than the letter's; null when that is not known, as after an erasure or elsewhere. */
   isOverridden: S.NullOr(S.Boolean),
 }) {}
 
@@ -205,7 +205,8 @@ const roundsOf = (
   const undone = new Set(events.map(({ undoes }) => undoes));
   const eventsOf = Arr.groupBy(events, ({ dlqId }) => dlqId);
   const letterOf = new Map(letters.map((letter) => [letter.id, letter]));
-  const replays = events.filter(({ kind }) => kind === "replayed");
+  const isElsewhere = ({ reason }: Event) => reason === replayedElsewhere;
+  const replays = events.filter((event) => event.kind === "replayed" && !isElsewhere(event));
   // An erasure takes the differences out of every event of the job.
   const wasErased = events.some(({ kind }) => kind === "erased");
   const ids = [...new Set([...letterOf.keys(), ...Object.keys(eventsOf)])];
@@ -269,7 +270,7 @@ const roundsOf = (
         ? new RoundReplay({
             at: replayed.at,
             actor: replayed.actor,
-            isOverridden: replayed.isOverridden || !wasErased ? replayed.isOverridden : null,
+            isOverridden: isElsewhere(replayed) || (wasErased && !replayed.isOverridden) ? null : replayed.isOverridden,
           })
         : row?.replayedAt
           ? new RoundReplay({ at: row.replayedAt, actor: null, isOverridden: null })
@@ -289,6 +290,7 @@ const roundsOf = (
       });
     }
     if (replayed !== undefined) {
+      if (isElsewhere(replayed)) return new JobDlqRound({ ...round, replay, outcome: "replayed elsewhere" });
       return new JobDlqRound({ ...round, replay, ...afterReplay(id, replayed.id) });
     }
     // Replayed, and the ledger does not say by whom. If the job has more replays than the ledger, and none since this letter

@@ -13,7 +13,7 @@ import * as Stream from "effect/Stream";
 import { actorOf, idsOf, millisOf, payloadOf } from "../arguments.js";
 import { InvalidInput } from "../errors.js";
 import { type QueryError, refused } from "../refusal.js";
-import { type BulkError, type BulkOptions, inBatches } from "./bulk.js";
+import { type BulkError, type BulkOptions, inBatches, type NoBulkOptions, noBulkOf } from "./bulk.js";
 import type { JobDlqFilter } from "./filter.js";
 import {
   type Asked,
@@ -31,8 +31,8 @@ import {
 
 /**
  * What became of one id of a replay. `replayed`: its job is pending again · `already gone`: replayed, discarded or expired before,
- * or by another caller just now · `job not dead`: its job runs, waits, has ended well, or is a newer dead letter's to revive; this
- * one stays pending · `erased`: its person's data was removed · `not found`: no such dead letter in this scope.
+ * or by another caller just now · `job not dead`: its job runs, waits, has ended well, is a newer dead letter's to revive, or its id
+ * is that of another app's job; this one stays pending · `erased`: its person's data was removed · `not found`: no such dead letter in this scope.
  */
 export const ReplayOutcome = S.Literal("replayed", "already gone", "job not dead", "erased", "not found");
 export type ReplayOutcome = typeof ReplayOutcome.Type;
@@ -59,7 +59,10 @@ export interface Replay {
    * Up to 10,000 dead letters by id, in one statement: a receipt per distinct id, in the order of the input. A job that was
    * purged is made anew with its type's defaults. Of several pending letters of one job only the newest is replayed.
    */
-  (ids: ReadonlyArray<string>, options: ReplayOptions): Effect.Effect<ReadonlyArray<ReplayReceipt>, QueryError>;
+  (
+    ids: ReadonlyArray<string>,
+    options: ReplayOptions & NoBulkOptions,
+  ): Effect.Effect<ReadonlyArray<ReplayReceipt>, QueryError>;
   /**
    * Every pending dead letter that the filter matches, but of each job only its newest pending one: see {@link BulkOptions} and
    * `bulk.ts`. Emits the progress after each batch.
@@ -96,7 +99,7 @@ export const makeReplay = Effect.gen(function* () {
           WITH ${lockPending(sql, asked, asked.isBatch)},
           chosen AS MATERIALIZED (
             SELECT newest.*
-            FROM (SELECT DISTINCT ON (original_job_id) * FROM locked ORDER BY original_job_id, dlq_at DESC, id DESC) newest
+            FROM (SELECT DISTINCT ON (original_job_id, app_id) * FROM locked ORDER BY original_job_id, app_id, dlq_at DESC, id DESC) newest
             WHERE newest.id IN (SELECT id FROM asked)),
           held AS MATERIALIZED (
             SELECT j.id FROM jobs j WHERE j.id IN (SELECT original_job_id FROM chosen)
@@ -109,19 +112,20 @@ export const makeReplay = Effect.gen(function* () {
               replays = j.replays + 1, dedupe_key = NULL, suspect = false, in_company = false, progress = NULL
             FROM chosen c
             WHERE j.id = c.original_job_id AND j.app_id = c.app_id AND j.status = 'dead' AND (SELECT count(*) FROM held) > 0
-            RETURNING j.id),
+            RETURNING j.id, j.app_id),
           remade AS (
             INSERT INTO jobs (id, app_id, user_id, request_id, type, payload, scheduled_at, replays)
             SELECT c.original_job_id, c.app_id, c.user_id, c.request_id, c.type, ${newPayload}, ${due},
-              1 + (SELECT count(e.replayed_at) FROM job_dlq e WHERE e.original_job_id = c.original_job_id)
+              1 + (SELECT count(e.replayed_at) FROM job_dlq e WHERE e.original_job_id = c.original_job_id AND e.app_id = c.app_id)
             FROM chosen c
             WHERE c.original_job_id NOT IN (SELECT id FROM held)
-            ORDER BY c.original_job_id
+            ORDER BY c.original_job_id, c.app_id
             ON CONFLICT (id) DO NOTHING
-            RETURNING id),
+            RETURNING id, app_id),
           replayed AS (
             UPDATE job_dlq d SET replayed_at = now()
-            FROM chosen c JOIN (SELECT id FROM revived UNION ALL SELECT id FROM remade) r ON r.id = c.original_job_id
+            FROM chosen c
+            JOIN (SELECT * FROM revived UNION ALL SELECT * FROM remade) r ON r.id = c.original_job_id AND r.app_id = c.app_id
             WHERE d.id = c.id AND d.replayed_at IS NULL
             RETURNING d.id, d.app_id, d.original_job_id, d.user_id, d.payload),
           ledger AS (
@@ -138,8 +142,9 @@ export const makeReplay = Effect.gen(function* () {
           ORDER BY a.place`.pipe(refused(operation), Effect.flatMap(readBatch));
     });
 
-  const byIds = Effect.fn(operation)(function* (ids: ReadonlyArray<string>, options: ReplayOptions) {
+  const byIds = Effect.fn(operation)(function* (ids: ReadonlyArray<string>, options: ReplayOptions & BulkOptions) {
     const replay = yield* change(options);
+    yield* noBulkOf(operation, options);
     yield* idsOf(operation, ids);
     return ids.length === 0 ? [] : (yield* replay(askedIds(sql, ids))).value;
   });

@@ -13,7 +13,7 @@ import * as S from "effect/Schema";
 import { InvalidInput } from "../errors.js";
 import { refused } from "../refusal.js";
 import { checkFilter, compileFilter, type JobDlqFilter } from "./filter.js";
-import { copyOf } from "./ledger.js";
+import { copyOf, replayedElsewhere } from "./ledger.js";
 import { shownTime } from "./shown.js";
 
 /** What a row of the figures is about. */
@@ -118,7 +118,7 @@ export const makeStats = Effect.gen(function* () {
         SELECT e.id, e.app_id, e.dlq_id, e.original_job_id, e.at,
           lead(e.id) OVER (PARTITION BY e.app_id, e.original_job_id ORDER BY e.id) AS next_id
         FROM job_dlq_events e
-        WHERE e.kind = 'replayed' AND ${sinceWindow}),
+        WHERE e.kind = 'replayed' AND e.reason IS DISTINCT FROM ${replayedElsewhere} AND ${sinceWindow}),
       replays AS (
         SELECT ${keyOf(sql`r.at`)} AS key, r.*
         FROM replayed r JOIN job_dlq d ON d.id = r.dlq_id

@@ -3,6 +3,7 @@ import * as SqlClient from "@effect/sql/SqlClient";
 import { assert, layer } from "@effect/vitest";
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
+import * as Stream from "effect/Stream";
 import * as Client from "../../src/client.js";
 import type { JobDlqFilter } from "../../src/job-dlq/filter.js";
 import { DatabaseService } from "../../src/repos.js";
@@ -74,6 +75,7 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.erase", (it) => {
             userId: mine,
             requestId: Option.some(randomUUID()),
           });
+          yield* sql`UPDATE jobs SET progress = ${JSON.stringify({ secret })}::jsonb, dedupe_key = ${secret} WHERE id = ${waiting.id}`;
           const theirs = yield* dead(appId, other, kept);
 
           const receipt = yield* db.jobDlq.erase({ userId }, { actor, reason: "asked to be forgotten" });
@@ -271,6 +273,26 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.erase", (it) => {
       );
       const all = yield* Client.system(db.jobDlq.erase({ userId }, { actor }));
       assert.deepStrictEqual({ ...all }, { letters: 1, copies: 0, jobsCancelled: 0, jobsEmptied: 1 });
+    }),
+  );
+
+  it.effect("ends when a letter of somebody else's has the id of the copy", () =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const appId = yield* newTenant;
+      const userId = randomUUID();
+      yield* Client.tenant(appId)(
+        Effect.gen(function* () {
+          const { id } = yield* db.jobDlq.insert(letter(appId, { userId: Option.some(userId) }));
+          const line = Option.getOrThrow(yield* Stream.runHead(db.jobDlq.exportTo({ ids: [id] })));
+          yield* db.jobDlq.discard([id], { actor, reason: "x" });
+          const other = line.replace(userId, randomUUID());
+          yield* Stream.runDrain(db.jobDlq.importFrom(Stream.make(other), { actor }));
+          const receipt = yield* db.jobDlq.erase({ userId }, { actor });
+          assert.deepInclude({ ...receipt }, { letters: 0, copies: 1 });
+          assert.isTrue(Option.isSome(yield* db.jobDlq.get(id)));
+        }),
+      );
     }),
   );
 

@@ -292,7 +292,7 @@ layer(FilledDatabase, { excludeTestServices: true, timeout: "5 minutes" })("at 1
       const sql = yield* SqlClient.SqlClient;
       const earlier = ["idx_job_dlq_type", "idx_job_dlq_dlq_at", "idx_job_dlq_request", "idx_job_dlq_app_id_fk"];
       const base = ["idx_jobs_due", "idx_jobs_lost", "idx_jobs_ended"];
-      // Those of 0005 serve the runners' claims: the tests of the package jobs have them.
+      // Those of 0007 serve the runners' claims: the tests of the package jobs have them.
       const workers = ["idx_jobs_dedupe", "idx_jobs_fair", "idx_jobs_scheduled", "idx_jobs_suspect"];
       const rows = yield* sql`
         SELECT indexname FROM pg_indexes WHERE schemaname = 'public' AND indexname NOT IN (SELECT conname FROM pg_constraint)`;

@@ -315,6 +315,20 @@ layer(TestDatabase, { excludeTestServices: true })("insight", (it) => {
       ],
       ["times", "at ? gone", ["at 2026-01-31T12:00:00Z gone", "at 2026-01-31T12:00:00.123456+02:00 gone"]],
       ["numbers", "took ? of ?", ["took 1,234.5 of 0xDEADBEEF", "took 3 of 7"]],
+      [
+        "hexadecimal numbers, also those without a digit",
+        "commit ? of ? and /?/",
+        [
+          "commit deadbeefcafe of cafe0123-x and /abcdefab/",
+          "commit 0badc0ffee00 of 1 and /DEADBEEFfeed/",
+          "commit 7 of 7 and /7/",
+        ],
+      ],
+      [
+        "words of their letters that are shorter, or a part of longer ones, which are no numbers",
+        "defaced effaceable my_deadbeef xdeadbeefcafe",
+        ["defaced effaceable my_deadbeef xdeadbeefcafe"],
+      ],
       ["addresses", "connect ?: refused", ["connect 10.0.0.1:5432: refused", "connect 10.10.0.255:80: refused"]],
       ["quoted text", "no ? in ? or ?", ["no \"a\" in `b` or 'c'", "no \"x y\" in `` or 'z 1'"]],
       [

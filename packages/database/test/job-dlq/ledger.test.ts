@@ -192,4 +192,18 @@ layer(TestDatabase, { excludeTestServices: true })("the ledger", (it) => {
       );
     }),
   );
+
+  it.effect("shows no letter to an actor that is missing or blank", () =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const appId = yield* newTenant;
+      const { id } = yield* deadJob(appId);
+      for (const given of [undefined as unknown as string, "", "  "]) {
+        const error = yield* Effect.flip(Client.tenant(appId)(db.jobDlq.view(id, { actor: given })));
+        assert.strictEqual(error._tag, "InvalidInput");
+        assert.include(error.message, "jobDlq.view: actor is missing or blank");
+      }
+      assert.deepStrictEqual((yield* Client.tenant(appId)(db.jobDlq.events())).items, []);
+    }),
+  );
 });

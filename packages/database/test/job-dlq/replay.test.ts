@@ -161,6 +161,62 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.replay with options",
     }),
   );
 
+  for (const [what, isPurged] of [
+    ["the job of one of them", false],
+    ["no job", true],
+  ] as const) {
+    it.effect(
+      `does not mix apps whose letters name the same job, with ${what}: one comes back, the other one is told`,
+      () =>
+        Effect.gen(function* () {
+          const db = yield* DatabaseService;
+          const sql = yield* SqlClient.SqlClient;
+          const [mine, theirs] = [yield* newTenant, yield* newTenant];
+          const own = yield* deadJob(mine);
+          const { originalJobId } = own;
+          // The newest of all is the other app's.
+          const foreign = yield* Client.tenant(theirs)(db.jobDlq.insert(letter(theirs, { originalJobId })));
+          if (isPurged) yield* sql`DELETE FROM jobs WHERE id = ${originalJobId}`;
+          const receipts = yield* Client.system(db.jobDlq.replay([own.id, foreign.id], { actor }));
+          const replayed = receipts.filter(({ outcome }) => outcome === "replayed").map(({ id }) => id);
+          assert.sameMembers(
+            receipts.map(({ outcome }) => outcome),
+            ["replayed", "job not dead"],
+          );
+          if (!isPurged) assert.deepStrictEqual(replayed, [own.id]);
+          const [job] = yield* Client.system(sql`SELECT app_id, status, replays FROM jobs WHERE id = ${originalJobId}`);
+          assert.deepStrictEqual(job, { appId: replayed[0] === own.id ? mine : theirs, status: "pending", replays: 1 });
+          const left = yield* Client.system(db.jobDlq.find({ originalJobId }));
+          assert.deepStrictEqual(
+            left.filter(({ replayedAt }) => Option.isSome(replayedAt)).map(({ id }) => id),
+            replayed,
+          );
+        }),
+    );
+  }
+
+  it.effect("brings back each app's newest letter of jobs that another app's letters name as well", () =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const sql = yield* SqlClient.SqlClient;
+      const [one, two] = [yield* newTenant, yield* newTenant];
+      const type = `shared ${one}`;
+      const [ofOne, ofTwo] = [yield* deadJob(one, { type }), yield* deadJob(two, { type })];
+      const crossed = yield* Effect.all([
+        Client.tenant(one)(db.jobDlq.insert(letter(one, { type, originalJobId: ofTwo.originalJobId }))),
+        Client.tenant(two)(db.jobDlq.insert(letter(two, { type, originalJobId: ofOne.originalJobId }))),
+      ]);
+      const last = yield* Stream.runLast(db.jobDlq.replay({ type }, { actor, scope: { _tag: "system" } }));
+      const receipts = new Map(Option.getOrThrow(last).receipts.map(({ id, outcome }) => [id, outcome]));
+      assert.deepStrictEqual(
+        [ofOne, ofTwo, ...crossed].map(({ id }) => receipts.get(id)),
+        ["replayed", "replayed", "job not dead", "job not dead"],
+      );
+      const jobs = yield* Client.system(sql`SELECT status FROM jobs WHERE type = ${type}`);
+      assert.deepStrictEqual([...jobs], [{ status: "pending" }, { status: "pending" }]);
+    }),
+  );
+
   it.effect("tells discarded, purged, unknown and foreign ids apart in one call, as far as the scope may know", () =>
     Effect.gen(function* () {
       const db = yield* DatabaseService;
@@ -351,6 +407,41 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.replay with options",
       }),
     );
   });
+
+  const ofFilter = { scope: { _tag: "system" }, batchSize: 10, limit: 0, ratePerSecond: 0 } as const;
+  for (const [field, value] of Object.entries(ofFilter)) {
+    it.effect(`refuses ${field} with ids, which it would not obey, and so does discard`, () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const appId = yield* newTenant;
+        const { id } = yield* deadJob(appId);
+        const options = { actor, reason: "x", [field]: value };
+        for (const change of [
+          Effect.asVoid(db.jobDlq.replay([id], options as { actor: string })),
+          Effect.asVoid(db.jobDlq.discard([id], options as { actor: string; reason: string })),
+        ]) {
+          const error = yield* Effect.flip(Client.tenant(appId)(change));
+          assert.strictEqual(error._tag, "InvalidInput");
+          assert.include(error.message, `: ${field} is for a filter; ids are one statement`);
+        }
+        assert.lengthOf(yield* Client.tenant(appId)(db.jobDlq.listPending()), 1);
+        const undefinedOnly = { actor, [field]: undefined };
+        assert.lengthOf(yield* Client.tenant(appId)(db.jobDlq.replay([id], undefinedOnly)), 1);
+      }),
+    );
+  }
+
+  it.effect("does not compile with ids and what is for a filter, however it is passed", () =>
+    Effect.gen(function* () {
+      const { jobDlq } = yield* DatabaseService;
+      const slow = { actor, reason: "x", ratePerSecond: 5 };
+      const few = { actor, reason: "x", limit: 5 };
+      // @ts-expect-error a rate is for a filter
+      yield* Effect.flip(jobDlq.replay([], slow));
+      // @ts-expect-error a limit is for a filter
+      yield* Effect.flip(jobDlq.discard([], few));
+    }),
+  );
 
   const bad: ReadonlyArray<readonly [string, object, JobDlqFilter, string]> = [
     ["an actor that is missing", { actor: undefined }, { all: true }, "actor"],

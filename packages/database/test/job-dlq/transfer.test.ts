@@ -655,7 +655,6 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.exportTo and importFr
           Effect.gen(function* () {
             yield* db.jobDlq.discard([discarded, both], { actor, reason: "x" });
             yield* db.jobDlq.erase({ ids: [erased, both] }, { actor });
-            yield* db.jobDlq.markReplayed(purged);
           }),
         );
         yield* Effect.flatMap(SqlClient.SqlClient, (sql) => sql`DELETE FROM job_dlq WHERE id = ${purged}::uuid`);
@@ -670,6 +669,31 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.exportTo and importFr
           (yield* exported(appId)).map((_) => JSON.parse(_).id),
           [discarded, purged],
         );
+      }),
+    );
+
+    it.effect("does not bring a letter back as pending that was replayed elsewhere", () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const { appId, scope } = yield* tenant;
+        yield* Client.tenant(appId)(db.jobDlq.insert(letter(appId)));
+        const before = yield* exported(appId);
+        yield* Client.tenant(appId)(
+          Effect.gen(function* () {
+            for (const { id } of yield* db.jobDlq.listPending()) yield* db.jobDlq.markReplayed(id);
+            assert.strictEqual(
+              yield* db.jobDlq.purge(0),
+              0,
+              "in the transaction of the mark it is not older than 0 days",
+            );
+          }),
+        );
+        const after = yield* exported(appId, { state: "any" });
+        assert.strictEqual(yield* Client.tenant(appId)(db.jobDlq.purge(0)), 1);
+        for (const where of [scope, system]) {
+          assert.deepStrictEqual(reasons(yield* imported(before, { scope: where })), [[1, "replayed"]]);
+        }
+        assert.deepInclude(yield* imported(after, { scope }), { imported: 1, refused: 0 });
       }),
     );
 

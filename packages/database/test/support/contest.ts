@@ -31,6 +31,19 @@ export const hold = (statement: string, parameters: ReadonlyArray<unknown> = [])
     return { release: send("COMMIT"), send };
   });
 
+/** Waits until another connection waits for what is held. */
+export const untilBehind = ({ send }: Effect.Effect.Success<ReturnType<typeof hold>>) =>
+  Effect.gen(function* () {
+    const sql = yield* SqlClient.SqlClient;
+    const [holder] = yield* send("SELECT pg_backend_pid() AS pid");
+    yield* Effect.repeat(
+      sql`
+        SELECT count(*)::int AS count FROM pg_stat_activity
+        WHERE datname = current_database() AND pg_blocking_pids(pid) @> ARRAY[${holder?.pid}::int]`,
+      { until: ([row]) => Number(row?.count) > 0 },
+    );
+  });
+
 /** Waits until so many connections to this database wait for a lock. */
 export const untilWaiting = (count: number) =>
   Effect.gen(function* () {

@@ -54,6 +54,22 @@ export const urlAs = (url: Redacted.Redacted, user: string, password: string): R
   return Redacted.make(parsed.href);
 };
 
+/** A login that owns nothing; `member` says what it may become. */
+export const withLogin = (member: string) =>
+  Effect.gen(function* () {
+    const sql = yield* SqlClient.SqlClient;
+    const name = `login_${randomUUID().slice(0, 8)}`;
+    yield* sql.unsafe(
+      `CREATE ROLE ${name} LOGIN PASSWORD 'secret' NOINHERIT ${member === "" ? "" : `IN ROLE ${member}`}`,
+    );
+    const url = urlAs(yield* TestUrl, name, "secret");
+    const context = yield* Layer.build(
+      DatabaseService.layer.pipe(Layer.provideMerge(Client.layer({ url, maxConnections: 4 }))),
+    );
+    yield* Effect.addFinalizer(() => Effect.orDie(sql.unsafe(`DROP ROLE ${name}`)));
+    return context;
+  });
+
 /** A new tenant; returns its id. */
 export const newTenant = Effect.gen(function* () {
   const db = yield* DatabaseService;

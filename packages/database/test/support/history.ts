@@ -222,6 +222,7 @@ export const play = <E, R>(store: Store<E, R>, { appIds, dice, length, tag }: Se
             if (letter === undefined) return;
             yield* store.mark(letter);
             letter.replayed = "elsewhere";
+            letter.hasEvents = true;
           }),
       ],
       remove: [

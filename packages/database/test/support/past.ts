@@ -3,6 +3,7 @@ import { randomUUID } from "node:crypto";
 import * as SqlClient from "@effect/sql/SqlClient";
 import * as Effect from "effect/Effect";
 import * as Client from "../../src/client.js";
+import { replayedElsewhere } from "../../src/job-dlq/ledger.js";
 import { actor, type Job, type Letter, type Store, type World, why } from "./history.js";
 
 interface Line {
@@ -11,6 +12,7 @@ interface Line {
   readonly letter: Letter;
   readonly kind: string;
   readonly undoes: string | null;
+  readonly reason: string;
   detail: string | null;
   entry: string | null;
 }
@@ -33,7 +35,7 @@ export const makePast = (tick: () => bigint) => {
   const line = (letter: Letter, kind: string, given: Partial<Line> = {}) => {
     const at = tick();
     const id = newId(at);
-    lines.push({ id, at, letter, kind, undoes: null, detail: null, entry: null, ...given });
+    lines.push({ id, at, letter, kind, undoes: null, reason: why, detail: null, entry: null, ...given });
     return { at, id };
   };
   const payloadOf = (letter: Letter) => ({ reason: letter.reason, job: letter.job.id });
@@ -76,7 +78,7 @@ export const makePast = (tick: () => bigint) => {
     cancel: () => Effect.void,
     replay: (letter, isOverridden) =>
       Effect.sync(() => line(letter, "replayed", { detail: isOverridden ? '{"payload_diff": []}' : null }).at),
-    mark: () => Effect.sync(tick),
+    mark: (letter) => Effect.sync(() => line(letter, "replayed", { reason: replayedElsewhere })),
     remove: (letter, kind) => Effect.sync(() => line(letter, kind, { entry: entryOf(letter) }).id),
     restore: (letter) => Effect.sync(() => line(letter, "restored", { undoes: letter.eventId ?? null })),
     erase: (letter) =>
@@ -123,12 +125,13 @@ export const makePast = (tick: () => bigint) => {
               AS t (id, job, app, type, payload, reason, history, at, replayed)`;
           yield* sql`
             INSERT INTO job_dlq_events (id, app_id, dlq_id, original_job_id, kind, actor, reason, detail, entry, undoes, at)
-            SELECT id, app, letter, job, kind, ${actor}, ${why}, detail::jsonb, entry::jsonb, undoes, at::timestamptz
+            SELECT id, app, letter, job, kind, ${actor}, reason, detail::jsonb, entry::jsonb, undoes, at::timestamptz
             FROM unnest(${of(lines, (_) => _.id)}::uuid[], ${of(lines, (_) => _.letter.job.appId)}::uuid[],
               ${of(lines, (_) => _.letter.id)}::uuid[], ${of(lines, (_) => _.letter.job.id)}::uuid[],
               ${of(lines, (_) => _.kind)}::text[], ${of(lines, (_) => _.detail)}::text[], ${of(lines, (_) => _.entry)}::text[],
-              ${of(lines, (_) => _.undoes)}::uuid[], ${of(lines, (_) => iso(_.at))}::text[])
-              AS t (id, app, letter, job, kind, detail, entry, undoes, at)`;
+              ${of(lines, (_) => _.undoes)}::uuid[], ${of(lines, (_) => _.reason)}::text[],
+              ${of(lines, (_) => iso(_.at))}::text[])
+              AS t (id, app, letter, job, kind, detail, entry, undoes, reason, at)`;
         }),
       );
     });

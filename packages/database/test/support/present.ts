@@ -66,7 +66,7 @@ export const makePresent = Effect.gen(function* () {
           return BigInt(DateTime.toEpochMillis(items[0].at)) * 1000n;
         }),
       ),
-    mark: (letter) => ofLetter(letter)(Effect.asVoid(db.jobDlq.markReplayed(letter.id))),
+    mark: (letter) => ofLetter(letter)(Effect.asVoid(db.jobDlq.markReplayed(letter.id, { actor }))),
     remove: (letter, kind) =>
       ofLetter(letter)(
         Effect.gen(function* () {

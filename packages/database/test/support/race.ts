@@ -43,15 +43,25 @@ export interface Queue {
   /** Jobs of that person which a runner has. */
   readonly running: ReadonlyArray<string>;
   readonly inserted: number;
+  /** A backup of the letters: as they were at first, the replayed ones as they are now as well, and some of another queue. */
+  readonly lines: ReadonlyArray<Line>;
   readonly jobs: ReadonlySet<string>;
-  /** Those of them that were purged. */
-  readonly purgedJobs: ReadonlySet<string>;
+  /** How many of them were purged. */
+  readonly purgedJobs: number;
+}
+
+export interface Line {
+  readonly id: string;
+  readonly text: string;
 }
 
 const decodeIds = S.decodeUnknown(S.Array(S.Struct({ id: S.String })));
 const decodeLetters = S.decodeUnknown(
   S.Array(S.Struct({ id: S.String, originalJobId: S.String, type: S.String, isMine: S.Boolean })),
 );
+
+/** Jobs are submitted with this many attempts. One that a replay made anew has its type's default, and is known by it. */
+const submittedWith = 7;
 
 /** The jobs of a queue by what becomes of them, and whether each is the person's. */
 const states: ReadonlyArray<readonly [string, ReadonlyArray<boolean>]> = [
@@ -76,7 +86,11 @@ export const newQueue = Effect.gen(function* () {
   const prefix = `race.${appId}.`;
   const input = states.flatMap(([state, mine]) =>
     mine.map((isMine) => ({
-      ...work(appId, { type: `${prefix}${state}`, payload: isMine ? { canary } : { to: "a@example.com" } }),
+      ...work(appId, {
+        type: `${prefix}${state}`,
+        payload: isMine ? { canary } : { to: "a@example.com" },
+        maxAttempts: submittedWith,
+      }),
       userId: isMine ? Option.some(userId) : Option.none(),
       requestId: Option.some(randomUUID()),
     })),
@@ -117,6 +131,7 @@ export const newQueue = Effect.gen(function* () {
       }));
       const idsIn = (state: string, isMine: boolean) =>
         letters.filter((each) => each.type === `${prefix}${state}` && each.isMine === isMine).map(({ id }) => id);
+      const backup = yield* Stream.runCollect(db.jobDlq.exportTo({ state: "any" }));
       yield* age("expired");
       yield* db.jobDlq.retain({ pending: 1 }, { actor: "setup" });
       yield* age("old");
@@ -136,13 +151,29 @@ export const newQueue = Effect.gen(function* () {
         events: (yield* Effect.orDie(decodeIds(removals))).map(({ id }) => id),
         running: jobsIn("running"),
         inserted: letters.length,
+        lines: linesOf(Chunk.toReadonlyArray(backup), `${prefix}imported`),
         jobs: new Set(jobs),
-        purgedJobs: new Set(jobsIn("purged")),
+        purgedJobs: jobsIn("purged").length,
       };
       return queue;
     }),
   );
 });
+
+const decodeLine = S.decodeUnknownSync(S.parseJson(S.Struct({ id: S.String }, { key: S.String, value: S.Unknown })));
+
+const linesOf = (backup: ReadonlyArray<string>, type: string): ReadonlyArray<Line> => {
+  const letters = backup.map((text) => decodeLine(text));
+  const line = (letter: { readonly id: string }) => ({ id: letter.id, text: `${JSON.stringify(letter)}\n` });
+  // Nobody's, so that an erasure that ends before the import has nothing to look for in them.
+  const others = letters
+    .filter(({ userId }) => userId === null)
+    .map((letter) => ({ ...letter, id: randomUUID(), originalJobId: randomUUID(), type }));
+  const replayed = letters
+    .filter(({ type }) => String(type).endsWith(".replayed"))
+    .map((letter) => ({ ...letter, replayedAt: letter.dlqAt }));
+  return [...letters, ...replayed, ...others].map(line);
+};
 
 // --- who contends for it -----------------------------------------------------
 
@@ -155,6 +186,7 @@ export interface Claim {
   readonly retained?: RetentionReceipt;
   readonly purged?: number;
   readonly inserted?: number;
+  readonly imported?: { readonly count: number; readonly refused: ReadonlyArray<{ id: string; reason: string }> };
   readonly purgedJobs?: number;
 }
 
@@ -262,6 +294,18 @@ export const contenders = {
     );
     return { inserted: yield* Client.tenant(queue.appId)(db.jobDlq.insertMany(entries)) };
   }),
+  import: Effect.fnUntraced(function* (queue, actor) {
+    const db = yield* DatabaseService;
+    const lines = Chunk.toReadonlyArray(yield* Random.shuffle(queue.lines));
+    const text = Stream.fromIterable(lines.map((_) => _.text));
+    const batches = yield* Stream.runCollect(db.jobDlq.importFrom(text, { actor, ...(yield* bulkOf(queue)) }));
+    const refused = Chunk.toReadonlyArray(batches)
+      .flatMap(({ problems }) => problems)
+      .map(({ line, reason }) => ({ id: lines[line - 1]?.id ?? "", reason }));
+    const last = Option.getOrThrow(Chunk.last(batches));
+    assert.strictEqual(last.imported + last.duplicates + last.refused, lines.length, "lines");
+    return { imported: { count: last.imported, refused } };
+  }),
   "dead-letter": Effect.fnUntraced(function* (queue) {
     const db = yield* DatabaseService;
     let inserted = 0;
@@ -291,7 +335,9 @@ const Event = S.Struct({
   count: S.NullOr(S.Int),
 });
 const decodeEvents = S.decodeUnknown(S.Array(Event));
-const decodeJobs = S.decodeUnknown(S.Array(S.Struct({ id: S.String, status: S.String, isEmpty: S.Boolean })));
+const decodeJobs = S.decodeUnknown(
+  S.Array(S.Struct({ id: S.String, status: S.String, isEmpty: S.Boolean, maxAttempts: S.Int })),
+);
 
 const sorted = (ids: Iterable<string | null>) => [...ids].map(String).sort();
 
@@ -327,7 +373,8 @@ export const judge = (
     const all = yield* Effect.orDie(Effect.flatMap(sql`${columns} WHERE app_id = ${queue.appId}`, decodeEvents));
     const jobs = yield* Effect.orDie(
       Effect.flatMap(
-        sql`SELECT id, status, payload = 'null' AND user_id IS NULL AS is_empty FROM jobs WHERE app_id = ${queue.appId}`,
+        sql`
+          SELECT id, status, payload = 'null' AND user_id IS NULL AS is_empty, max_attempts FROM jobs WHERE app_id = ${queue.appId}`,
         decodeJobs,
       ),
     );
@@ -339,8 +386,9 @@ export const judge = (
         .filter(({ kind }) => ["replayed", "discarded", "expired", "erased"].includes(kind))
         .map(({ dlqId }) => dlqId),
     ]);
-    const erased = new Set(all.filter(({ kind }) => kind === "erased").map(({ dlqId }) => dlqId));
     const undone = new Set(all.map(({ undoes }) => undoes));
+    const idsOf = (kind: string) => new Set(all.filter((event) => event.kind === kind).map(({ dlqId }) => dlqId));
+    const [erased, imported, wasReplayed] = [idsOf("erased"), idsOf("imported"), idsOf("replayed")];
     // Retention of what was discarded takes events away, purges take letters without a line for each.
     const keepsEvents = !names.has("retain discarded");
     const keepsLetters = keepsEvents && !names.has("purge_job_dlq") && !names.has("retain replayed");
@@ -398,10 +446,19 @@ export const judge = (
       }
 
       for (const receipt of claim.restored ?? []) {
-        assert.notStrictEqual(receipt.outcome, "id exists", `${name}: ${receipt.eventId}`);
+        if (receipt.outcome === "id exists")
+          assert.isTrue(imported.has(receipt.id), `${name}: ${receipt.eventId}: id exists`);
         if (keepsEvents) assert.notStrictEqual(receipt.outcome, "not found", `${name}: ${receipt.eventId}`);
         if (keepsEvents && receipt.outcome === "already restored") assert.isTrue(undone.has(receipt.eventId));
         if (receipt.outcome === "erased") assert.isTrue(erased.has(receipt.id));
+      }
+      assert.strictEqual(claim.imported?.count ?? 0, kind("imported").length, `${name}: imported`);
+      for (const { id, reason } of claim.imported?.refused ?? []) {
+        const known = new Map([
+          ["erased", erased],
+          ["replayed", wasReplayed],
+        ]).get(reason);
+        assert.isTrue(known?.has(id), `${name}: ${id} is refused as ${reason}`);
       }
       assert.strictEqual(
         claim.erased?.letters ?? 0,
@@ -433,19 +490,21 @@ export const judge = (
     }
     if (names.has("erase a person")) assert.deepStrictEqual(yield* traces([queue.userId, queue.canary]), []);
 
-    const replayedJobs = own
-      .filter((event) => event.kind === "replayed")
-      .map(({ originalJobId }) => originalJobId ?? "");
-    // A letter that was inserted is of a job that was never submitted here: as good as purged.
-    const unknown = replayedJobs.filter((id) => !queue.jobs.has(id)).length;
-    const remade = replayedJobs.filter((id) => queue.purgedJobs.has(id)).length;
+    // A letter that was inserted or imported may be of a job that was never submitted here: as good as purged.
+    const foreign = new Set(
+      own.filter(({ kind }) => kind === "replayed").map(({ originalJobId }) => originalJobId ?? ""),
+    );
+    for (const id of queue.jobs) foreign.delete(id);
+    // One that was made anew waits, and no purge takes it: the cancellation of an erasure is never beside a purge and a replay.
+    const remade = jobs.filter(({ id, maxAttempts }) => queue.jobs.has(id) && maxAttempts !== submittedWith).length;
+    const total = (of: (claim: Claim) => number | undefined) =>
+      results.reduce((sum, { claim }) => sum + (of(claim) ?? 0), 0);
     yield* eachOnce(queue.appId);
     yield* balance({
       appId: queue.appId,
-      inserted: results.reduce((sum, { claim }) => sum + (claim.inserted ?? 0), queue.inserted),
-      submitted: queue.jobs.size + unknown,
-      // What was purged in the race and what of it came back is told by no receipt; that replayed jobs are alive is held above.
-      purgedJobs: names.has("purge_jobs") ? queue.jobs.size + unknown - jobs.length : queue.purgedJobs.size - remade,
+      inserted: queue.inserted + total((_) => _.inserted),
+      submitted: queue.jobs.size + foreign.size,
+      purgedJobs: queue.purgedJobs + total((_) => _.purgedJobs) - remade,
     });
   });
 

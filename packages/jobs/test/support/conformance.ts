@@ -188,7 +188,7 @@ export const conformance = <R>(it: Vitest.MethodsNonLive<R, boolean>, backend: B
     {
       reason: "Validation",
       attempts: 1,
-      error: /does not fit conform\.changed.*\["n"\].*Expected string, actual 7/s,
+      error: /^The payload does not fit conform\.changed at n: Expected string, actual 7$/,
     },
   );
   it.effect("a type without a handler is tried again until its attempts run out: HandlerMissing", () =>
