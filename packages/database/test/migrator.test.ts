@@ -52,7 +52,15 @@ const tablesOf = (url: Redacted.Redacted) =>
     ),
     (rows) => rows.map((_) => String(_.name)),
   );
-const ourTables = ["public.apps", "public.job_dlq", "public.job_dlq_events", "public.jobs", "public.portal_migrations"];
+const ourTables = [
+  "public.apps",
+  "public.job_dlq",
+  "public.job_dlq_events",
+  "public.job_runners",
+  "public.job_shards",
+  "public.jobs",
+  "public.portal_migrations",
+];
 
 /** The id behind those of this release. */
 const nextId = Migrator.catalogue.length + 1;
@@ -149,6 +157,8 @@ describe("run", () => {
         "public.apps",
         "public.job_dlq",
         "public.job_dlq_events",
+        "public.job_runners",
+        "public.job_shards",
         "public.jobs",
         "public.more",
         "public.portal_migrations",

@@ -135,6 +135,7 @@ export const layerCluster = <E, R>(
   E | SqlError | SocketServerError,
   Exclude<R, JobHandlers> | SqlClient.SqlClient | PgClient.PgClient
 > => {
+  const shardExpiry = Duration.decode(options.shardExpiry ?? "6 seconds");
   const shardingConfig = {
     ...sharding(options.grace),
     runnerAddress: Option.some(RunnerAddress.make(options.host, options.port)),
@@ -144,8 +145,8 @@ export const layerCluster = <E, R>(
         : Option.some(RunnerAddress.make(options.listenHost, options.port)),
     // A frozen process keeps an advisory lock as long as its connection lives.
     shardLockDisableAdvisory: true,
-    shardLockExpiration: Duration.decode(options.shardExpiry ?? "6 seconds"),
-    shardLockRefreshInterval: "2 seconds",
+    shardLockExpiration: shardExpiry,
+    shardLockRefreshInterval: Duration.times(shardExpiry, 1 / 3),
     refreshAssignmentsInterval: "1 second",
   } as const;
   return layerOf(

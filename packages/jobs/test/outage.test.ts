@@ -28,7 +28,7 @@ const ways = [
   { name: "killed and started again", away: 0, end: (own: Server.OwnServer) => own.kill },
   { name: `away for ${awayMillis / 1000} seconds`, away: awayMillis, end: (own: Server.OwnServer) => own.stop },
   { name: "restarted", away: 0, end: (own: Server.OwnServer) => own.stop },
-].slice(0, rounds(3, 2));
+].slice(0, rounds(3, 1));
 
 describe("a server under load", () => {
   for (const { away, end, name } of ways) {

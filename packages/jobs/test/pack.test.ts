@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { assert, layer } from "@effect/vitest";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
+import { isFull } from "../../database/test/support/campaign.js";
 import { run, succeed } from "../../database/test/support/command.js";
 import { newTenant, TestDatabase, TestUrl } from "../../database/test/support/database.js";
 import { compile, importAll, install, strangers, write } from "../../database/test/support/pack.js";
@@ -45,7 +46,8 @@ await Effect.runPromise(
 `;
 
 layer(TestDatabase, { excludeTestServices: true })("a packed package", (it) => {
-  it.scoped(
+  // Packing and installing takes minutes.
+  it.scoped.runIf(isFull)(
     "jobs: installed elsewhere, every public module imports, the runner runs, the types hold",
     () =>
       Effect.gen(function* () {

@@ -1,7 +1,8 @@
 /** How long a campaign runs, and from which seed: reduced in `npm test`, whole in `npm run test:full`, the seed printed by both. */
 import type * as fc from "effect/FastCheck";
 
-const isFull = process.env.TEST_FULL === "1";
+/** Whether this is `npm run test:full`. */
+export const isFull = process.env.TEST_FULL === "1";
 
 /** `TEST_SEED=…` replays a campaign. */
 export const seed = Number(process.env.TEST_SEED ?? 20_261_124);

@@ -31,6 +31,8 @@ export const Task = S.Struct({
   killAt: S.NullOr(Boundary),
   killAfter: S.Int,
   graceMillis: S.Int,
+  /** Of its jobs and of its shards. */
+  leaseMillis: S.Int,
 });
 export type Task = typeof Task.Type;
 
@@ -96,11 +98,12 @@ const main = Effect.gen(function* () {
     name: task.name,
     concurrency: task.concurrency,
     grace: task.graceMillis,
+    lease: task.leaseMillis,
   };
   const runner =
     task.port === null
       ? Runner.layerSingle(options)
-      : Runner.layerCluster({ ...options, host: "127.0.0.1", port: task.port });
+      : Runner.layerCluster({ ...options, shardExpiry: task.leaseMillis, host: "127.0.0.1", port: task.port });
   const services = Layer.provideMerge(
     DatabaseService.layer,
     Client.layerConfig({ applicationName: "runner-process", maxConnections: 10 }),

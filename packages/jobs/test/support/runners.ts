@@ -12,6 +12,7 @@ import * as Layer from "effect/Layer";
 import * as Redacted from "effect/Redacted";
 import * as Schedule from "effect/Schedule";
 import * as S from "effect/Schema";
+import { rounds } from "../../../database/test/support/campaign.js";
 import { TestDatabase } from "../../../database/test/support/database.js";
 import { layerDesk } from "../../src/job-store-sql.js";
 import type { Task } from "./runner-process.js";
@@ -66,6 +67,8 @@ export const startRunner = (url: Redacted.Redacted, given: Partial<Task> & { rea
       killAt: null,
       killAfter: 1,
       graceMillis: 5000,
+      // The defaults, or less of what a test waits for most of its time.
+      leaseMillis: rounds(6000, 3000),
       ...rest,
     };
     const tsx = pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href;
