@@ -113,35 +113,57 @@ const runner = ({ batch, concurrency, engine, pool, traced, work }: typeof Setti
     return yield* measured(jobs, Deferred.await(done).pipe(Effect.provide(worker), Effect.provide(servicesOf(pool))));
   });
 
+const connect = async () => {
+  const client = new pg.Client(process.env.DATABASE_URL);
+  await client.connect();
+  await client.query("SET ROLE parametric_system; SET jit = off");
+  return client;
+};
+const claimOf = async (client: pg.Client) => {
+  const turns = partitions.map(() => "00000000-0000-0000-0000-000000000000");
+  const { rows } = await client.query(claimStatement, [[...partitions], turns, 2, 500, "raw", 6000, false]);
+  return rows.filter(({ id }) => id !== null);
+};
+const settlementOf = (client: pg.Client, claimed: ReadonlyArray<{ readonly id: string; readonly fence: string }>) =>
+  client.query(completeStatement, [claimed.map(({ id }) => id), claimed.map(({ fence }) => fence)]);
+
 const raw = (jobs: number) =>
   measured(
     jobs,
     Effect.tryPromise(async () => {
-      const connect = async () => {
-        const client = new pg.Client(process.env.DATABASE_URL);
-        await client.connect();
-        await client.query("SET ROLE parametric_system; SET jit = off");
-        return client;
-      };
       const [claims, settlements] = [await connect(), await connect()];
       let settling: Promise<unknown> = Promise.resolve();
       let left = jobs;
       while (left > 0) {
-        const turns = partitions.map(() => "00000000-0000-0000-0000-000000000000");
-        const { rows } = await claims.query(claimStatement, [[...partitions], turns, 2, 500, "raw", 6000, false]);
-        const claimed = rows.filter(({ id }) => id !== null);
+        const claimed = await claimOf(claims);
         for (const { payload } of claimed) if (payload === undefined) throw new Error("a job has no payload");
         left -= claimed.length;
         await settling;
-        settling = settlements.query(completeStatement, [
-          claimed.map(({ id }) => id),
-          claimed.map(({ fence }) => fence),
-        ]);
+        settling = settlementOf(settlements, claimed);
       }
       await settling;
       await Promise.all([claims.end(), settlements.end()]);
     }),
   );
+
+/** Microseconds a job of each claim, and of each settlement, with nothing beside them. */
+const shares = (jobs: number) =>
+  Effect.tryPromise(async () => {
+    const client = await connect();
+    const claims: Array<number> = [];
+    const settlements: Array<number> = [];
+    for (let left = jobs; left > 0; ) {
+      const began = performance.now();
+      const claimed = await claimOf(client);
+      const between = performance.now();
+      await settlementOf(client, claimed);
+      claims.push(((between - began) * 1000) / claimed.length);
+      settlements.push(((performance.now() - between) * 1000) / claimed.length);
+      left -= claimed.length;
+    }
+    await client.end();
+    return { claims, settlements };
+  });
 
 /** Takes what is exported to it and drops it. */
 const collector = Effect.acquireRelease(
@@ -308,6 +330,10 @@ const main = (jobs: number, rounds: number, options: Partial<typeof Settings.Enc
       tell(name, answers[place] ?? [], answers[0] ?? []);
     }
     if (!isPlain) return;
+    yield* submit(jobs);
+    const { claims, settlements } = yield* shares(jobs);
+    told("a claim of 500, alone", "µs/job", claims, 1);
+    told("a settlement of 500, alone", "µs/job", settlements, 1);
     const waits = [...(yield* latencies(yield* submit(0), 200))].sort((a, b) => a - b);
     const at = (share: number) => (waits[Math.floor(share * (waits.length - 1))] ?? 0).toFixed(1);
     console.log(`submit to start, idle runner: p50 ${at(0.5)} ms, p99 ${at(0.99)} ms`);
