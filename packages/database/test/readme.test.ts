@@ -36,6 +36,7 @@ const manifest = (name: string) => JSON.parse(fs.readFileSync(join(root, "packag
 const known = [
   "ts", // the guide's files
   "sql guide", // in the guide's database, before its program
+  "sql workers", // the tables of the guide to workers, by guide.test.ts
   "sql roles", // as an administrator, on an empty database
   "sql denied", // what a production login must not be able to do
   "sh", // see `commands`
@@ -121,7 +122,7 @@ const diagnosticsOf = (program: ts.Program) =>
 
 /** Every exported class of the sources that is an Error, by what the compiler says: `name` → `package/module`. */
 const exportedErrors = () => {
-  const modules = ["database", "postgres"].flatMap((name) =>
+  const modules = ["database", "jobs", "postgres"].flatMap((name) =>
     fs
       .readdirSync(join(root, "packages", name, "src"), { recursive: true, encoding: "utf8" })
       .filter((_) => _.endsWith(".ts") && !_.startsWith("internal/"))
@@ -192,6 +193,12 @@ const commands: ReadonlyArray<Runner> = [
   {
     form: /^npx runner --help$/,
     check: ([line]) => Effect.map(run(join(root, "node_modules/.bin/runner"), ["--help"]), (_) => ended(line, _)),
+  },
+  // Long, and about the machine: packages/jobs/test/guide.test.ts runs the script on a few jobs with every option that these have.
+  {
+    form: /^npx with-postgres -- node --import tsx (measure\/\w+\.ts)(?: [\w,-]+)*$/,
+    check: ([line, path = ""]) =>
+      Effect.sync(() => assert.isTrue(fs.existsSync(join(root, "packages/jobs", path)), line)),
   },
   // The administrator's example, run with the roles below.
   { form: /^DATABASE_URL=\S+ npx portal-db (migrate|check)$/, check: () => Effect.void },
@@ -300,10 +307,11 @@ layer(TestDatabase, { excludeTestServices: true })("the documents", (it) => {
           const mistake = join(folder, "mistake.ts");
           const right = fs.readFileSync(join(folder, "retention.ts"), "utf8");
           fs.writeFileSync(mistake, right.replace("jobDlq.purge(days)", 'jobDlq.purge("1")'));
-          // The runbook's files are no part of the guide's program; a test of their own plays them through.
-          const apart = blocksOf("docs/runbook.md").map(({ text }) =>
-            join(folder, /^\/\/ ([\w-]+\.ts)\n/.exec(text)?.[1] ?? ""),
-          );
+          // The files of the runbook and of the guide to workers are no part of this one's program; tests of their own run them.
+          const apart = ["docs/runbook.md", "docs/workers.md"]
+            .flatMap(blocksOf)
+            .filter(({ language }) => language === "ts")
+            .map(({ text }) => join(folder, /^\/\/ ([\w-]+\.ts)\n/.exec(text)?.[1] ?? ""));
           const programs = ["main.ts", "one-process.ts"].map((_) => join(folder, _));
           const program = ts.createProgram([...programs, mistake, ...apart], compilerOptions());
           const said = diagnosticsOf(program);
@@ -685,8 +693,9 @@ layer(TestDatabase, { excludeTestServices: true })("the documents", (it) => {
     it("of environment variables has every one that the sources read", () => {
       // What is read to find the ways of the machine itself, and is nobody's to set for us.
       const surroundings = new Set(["PATH", "XDG_RUNTIME_DIR", "NODE_OPTIONS", "HOME", "TMPDIR"]);
-      const read = ["packages/database/src", "packages/postgres/src", "packages/database/test/support"].flatMap(
-        (folder) =>
+      const read = ["database/src", "jobs/src", "postgres/src", "database/test/support"]
+        .map((_) => `packages/${_}`)
+        .flatMap((folder) =>
           fs
             .readdirSync(join(root, folder), { recursive: true, encoding: "utf8" })
             .filter((_) => _.endsWith(".ts"))
@@ -698,10 +707,16 @@ layer(TestDatabase, { excludeTestServices: true })("the documents", (it) => {
                 : [];
               return [...direct, ...configured].map(([, name = ""]) => name);
             }),
-      );
-      const told = tableUnder(readme, "Environment variables").map(({ variable }) => variable);
+        );
+      // Those of the runners are named as a family, and one by one in the documents that the line links to.
+      const told = [
+        ...tableUnder(readme, "Environment variables"),
+        ...tableUnder("docs/workers.md", "Options of the runner"),
+        ...tableUnder("docs/metrics.md", "The environment"),
+      ].map(({ variable }) => variable);
       for (const name of read) if (!surroundings.has(name)) assert.include(told, name);
       assert.includeMembers(read, ["DATABASE_URL", "PGSSLMODE", "POSTGRES_PROVIDER", "TEST_SEED"]);
+      assert.includeMembers(read, ["RUNNER_HOST", "OTEL_EXPORTER_OTLP_ENDPOINT"]);
     });
   });
 });
