@@ -44,7 +44,8 @@ export interface Options {
   readonly idleTimeout?: Duration.DurationInput | undefined;
   /**
    * Every connection starts as this group role, so that what it runs outside a scope is in that role and needs no transaction.
-   * For a process's own machinery, such as the claims of a runner. The login must be a member. Default: the login itself.
+   * For a process's own machinery, such as the claims of a runner. It waits no
+   * longer than a second for a lock. The login must be a member. Default: the login itself.
    */
   readonly role?: "parametric_system" | undefined;
   /** What `pg_stat_activity` shows. Default `parametric-portal`. */
@@ -63,7 +64,7 @@ const types = {
 
 /**
  * The address as a URL that sets the role at connect, which also holds after DISCARD ALL. Compiling a statement would take longer
- * than those of a runner run, whatever the planner thinks that they cost.
+ * than those of a runner run, whatever the planner thinks that they cost; and none of them may wait for a row that somebody holds.
  */
 const withRole = ({ database, host, password, port, role, url, username, ...rest }: Options): Options => {
   const address = new URL(url === undefined ? "postgresql://localhost" : Redacted.value(url));
@@ -76,7 +77,10 @@ const withRole = ({ database, host, password, port, role, url, username, ...rest
     if (database !== undefined) address.pathname = `/${encodeURIComponent(database)}`;
   }
   const given = address.searchParams.get("options");
-  address.searchParams.set("options", `${given === null ? "" : `${given} `}-c role=${role} -c jit=off`);
+  address.searchParams.set(
+    "options",
+    `${given === null ? "" : `${given} `}-c role=${role} -c jit=off -c lock_timeout=1000`,
+  );
   return { ...rest, url: Redacted.make(address.href) };
 };
 

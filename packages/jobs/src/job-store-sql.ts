@@ -12,6 +12,7 @@ import { listen } from "@parametric-portal/database/job-dlq/listener";
 import { JobStatus } from "@parametric-portal/database/models";
 import { refused, refusedWrite } from "@parametric-portal/database/refusal";
 import { DatabaseService } from "@parametric-portal/database/repos";
+import { classify } from "@parametric-portal/database/sql-state";
 import { tenantLazily, tenantOnce } from "@parametric-portal/database/transaction";
 import * as Arr from "effect/Array";
 import * as Context from "effect/Context";
@@ -19,6 +20,7 @@ import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
+import * as Order from "effect/Order";
 import * as S from "effect/Schema";
 import {
   type Claim,
@@ -34,12 +36,14 @@ import {
   type Submitted,
 } from "./job-store.js";
 import {
+  accompanyStatement,
   claimStatement,
   completed,
   completeStatement,
   dueStatement,
   extendStatement,
   failStatement,
+  lockedStatement,
   reportStatement,
   suspectStatement,
   tenantsInClaim,
@@ -247,6 +251,8 @@ const claimedOf = (row: typeof ClaimedRow.Type): Claimed => ({
 });
 
 const decodeCount = S.decodeUnknown(S.Tuple(S.Struct({ count: S.Int })));
+const byId = Order.mapInput(Order.string, ({ id }: Held) => id);
+const decodeFences = S.decodeUnknown(S.Array(S.Struct({ fence: S.String })));
 const decodeIds = S.decodeUnknown(S.Array(S.Struct({ id: S.String })));
 const decodeDue = S.decodeUnknown(S.Array(S.Struct({ partition: S.Int, due: S.Boolean, suspect: S.Boolean })));
 
@@ -291,6 +297,40 @@ export const layer: Layer.Layer<JobStore, never, EngineClient | SqlClient.SqlCli
       );
     const held = (rows: ReadonlyArray<Held>) => [rows.map((_) => _.id), rows.map((_) => _.fence)];
 
+    /**
+     * Writes about jobs, in the order of their ids, so that two statements which want the same rows do not wait for each other. What
+     * somebody else holds for long (a transaction that cancelled the job and goes on) is left out instead of waited for.
+     */
+    const aroundLocks = <J extends Held, A>(
+      jobs: ReadonlyArray<J>,
+      write: (jobs: ReadonlyArray<J>) => Effect.Effect<A, SqlError>,
+    ): Effect.Effect<{ readonly value: A | undefined; readonly locked: ReadonlyArray<string> }, SqlError> => {
+      const sorted = Arr.sort(jobs, byId);
+      return write(sorted).pipe(
+        Effect.map((value) => ({ value, locked: [] })),
+        Effect.catchIf(
+          (error) => classify(error) === "LockNotAvailable",
+          () =>
+            Effect.gen(function* () {
+              const rows = yield* run(lockedStatement, [sorted.map((_) => _.id)]);
+              const ids = new Set((yield* Effect.orDie(decodeIds(rows))).map(({ id }) => id));
+              const [free, locked] = Arr.partition(sorted, ({ id }) => ids.has(id));
+              return {
+                value: free.length === 0 ? undefined : yield* write(free),
+                locked: locked.map(({ fence }) => fence),
+              };
+            }),
+        ),
+      );
+    };
+    const settlement = ({
+      locked,
+      value = 0,
+    }: {
+      readonly value: number | undefined;
+      readonly locked: ReadonlyArray<string>;
+    }) => ({ count: value, locked });
+
     const claim = ({ isByAge, leaseMillis, limit, runner, turns }: ClaimOptions): Effect.Effect<Claim, SqlError> =>
       Effect.gen(function* () {
         const perPartition = Math.max(1, Math.ceil(tenantsInClaim / turns.length));
@@ -322,27 +362,45 @@ export const layer: Layer.Layer<JobStore, never, EngineClient | SqlClient.SqlCli
           Option.map(Arr.head(rows.filter(isClaimed)), claimedOf),
         ),
 
-      complete: (done) => Effect.flatMap(run(completeStatement, held(done)), countOf),
-
-      fail: (failures: ReadonlyArray<Failure>) =>
-        Effect.flatMap(
-          run(failStatement, [
-            ...held(failures),
-            failures.map((_) => _.outcome),
-            failures.map((_) => _.reason),
-            failures.map((_) => _.error),
-            failures.map((_) => _.delayMillis),
-          ]),
-          countOf,
+      complete: (done) =>
+        Effect.map(
+          aroundLocks(done, (free) => Effect.flatMap(run(completeStatement, held(free)), countOf)),
+          settlement,
         ),
 
+      fail: (failures: ReadonlyArray<Failure>) =>
+        Effect.map(
+          aroundLocks(failures, (free) =>
+            Effect.flatMap(
+              run(failStatement, [
+                ...held(free),
+                free.map((_) => _.outcome),
+                free.map((_) => _.reason),
+                free.map((_) => _.error),
+                free.map((_) => _.delayMillis),
+              ]),
+              countOf,
+            ),
+          ),
+          settlement,
+        ),
+
+      accompany: (jobs) => Effect.asVoid(aroundLocks(jobs, (free) => run(accompanyStatement, held(free)))),
+
       extend: (jobs, leaseMillis) =>
-        Effect.flatMap(run(extendStatement, [...held(jobs), leaseMillis]), (rows) =>
-          Effect.orDie(Effect.map(decodeIds(rows), (ids) => ids.map(({ id }) => id))),
+        Effect.map(
+          aroundLocks(jobs, (free) =>
+            Effect.flatMap(run(extendStatement, [...held(free), leaseMillis]), (rows) =>
+              Effect.orDie(Effect.map(decodeFences(rows), (all) => all.map(({ fence }) => fence))),
+            ),
+          ),
+          ({ locked, value = [] }) => [...value, ...locked],
         ),
 
       report: (reports) =>
-        Effect.asVoid(run(reportStatement, [...held(reports), reports.map(({ progress }) => progress)])),
+        Effect.asVoid(
+          aroundLocks(reports, (free) => run(reportStatement, [...held(free), free.map(({ progress }) => progress)])),
+        ),
 
       due: (partitions) =>
         Effect.flatMap(run(dueStatement, [partitions]), (rows) =>

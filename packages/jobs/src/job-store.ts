@@ -130,6 +130,12 @@ export interface Failure extends Held {
   readonly delayMillis: number | null;
 }
 
+/** How many were the runner's still, and the fences of those that nothing was done about because somebody holds their rows. */
+export interface Settlement {
+  readonly count: number;
+  readonly locked: ReadonlyArray<string>;
+}
+
 /** Runs of runners that vanished: how many wait again, and those that had no attempt left. */
 export interface Rescued {
   readonly retried: number;
@@ -145,11 +151,11 @@ export class JobStore extends Context.Tag("@parametric-portal/jobs/JobStore")<
     readonly claimSuspect: (
       options: Pick<ClaimOptions, "runner" | "leaseMillis"> & { readonly partitions: ReadonlyArray<number> },
     ) => Effect.Effect<Option.Option<Claimed>, SqlError>;
-    /** Returns how many were the runner's still. */
-    readonly complete: (done: ReadonlyArray<Held>) => Effect.Effect<number, SqlError>;
-    /** Returns how many were the runner's still. */
-    readonly fail: (failures: ReadonlyArray<Failure>) => Effect.Effect<number, SqlError>;
-    /** Renews leases. Returns the ids that are the runner's still. */
+    readonly complete: (done: ReadonlyArray<Held>) => Effect.Effect<Settlement, SqlError>;
+    readonly fail: (failures: ReadonlyArray<Failure>) => Effect.Effect<Settlement, SqlError>;
+    /** Marks runs that were alone as in company. */
+    readonly accompany: (held: ReadonlyArray<Held>) => Effect.Effect<void, SqlError>;
+    /** Renews leases. Returns the fences that are the runner's still, those whose rows somebody holds included. */
     readonly extend: (held: ReadonlyArray<Held>, leaseMillis: number) => Effect.Effect<ReadonlyArray<string>, SqlError>;
     /** Keeps what handlers reported; JSON text. */
     readonly report: (reports: ReadonlyArray<Held & { readonly progress: string }>) => Effect.Effect<void, SqlError>;

@@ -17,6 +17,7 @@ import * as S from "effect/Schema";
 import * as Stream from "effect/Stream";
 import { JobDesk, type JobState, type StoreError, type Submission, type Submitted } from "./job-store.js";
 import type { JobType } from "./job-type.js";
+import { maxDelayMillis } from "./retry.js";
 
 export type { JobState, Submitted } from "./job-store.js";
 export { JobDesk } from "./job-store.js";
@@ -54,8 +55,8 @@ const submissionOf = <Name extends string, A, I>(
       invalid("payload", `does not fit ${type.name}: ${TreeFormatter.formatErrorSync(error)}`),
     );
     const delayMillis = Option.map(Duration.decodeUnknown(options.delay ?? 0), Duration.toMillis);
-    if (Option.isNone(delayMillis) || !Number.isFinite(delayMillis.value)) {
-      return yield* invalid("delay", "is no finite duration");
+    if (Option.isNone(delayMillis) || delayMillis.value > maxDelayMillis) {
+      return yield* invalid("delay", "is no duration of at most a hundred years");
     }
     const { dedupeKey, maxAttempts = type.retry.maxAttempts } = options;
     if (dedupeKey !== undefined && (dedupeKey.trim() === "" || dedupeKey.length > 500)) {

@@ -1,5 +1,6 @@
 /** The look that a runner takes by itself: what became due without a notification, and whose runner vanished. */
 import { databaseError } from "@parametric-portal/database/sql-state";
+import * as Clock from "effect/Clock";
 import * as Effect from "effect/Effect";
 import { JobStore } from "./job-store.js";
 import { JobTelemetry } from "./telemetry.js";
@@ -19,8 +20,20 @@ export const makeLook = (options: {
     const store = yield* JobStore;
     const worker = yield* Worker;
     const telemetry = yield* JobTelemetry;
+    let isAnswered = true;
+    let noRescueBefore = 0;
     return Effect.gen(function* () {
-      const rescued = yield* store.rescue(options.graceMillis);
+      // Whoever was cut off from the server like this runner gets a lease's time to renew its own.
+      const owned = options.owned();
+      if (!isAnswered) {
+        yield* store.due(owned);
+        isAnswered = true;
+        noRescueBefore = (yield* Clock.currentTimeMillis) + options.graceMillis;
+      }
+      const rescued =
+        (yield* Clock.currentTimeMillis) < noRescueBefore
+          ? { retried: 0, deadLetters: [] }
+          : yield* store.rescue(options.graceMillis);
       telemetry.rescued(rescued);
       const abandoned = rescued.deadLetters;
       if (rescued.retried + abandoned.length > 0) {
@@ -28,14 +41,13 @@ export const makeLook = (options: {
           `Runners vanished with ${rescued.retried + abandoned.length} jobs; ${abandoned.length} of them had no attempt left`,
         );
       }
-      const owned = options.owned();
-      if (owned.length === 0) return;
       const { due, suspects } = yield* store.due(owned);
       yield* worker.suspect(suspects);
       yield* Effect.forEach(new Set([...due, ...suspects]), options.wake, { discard: true });
     }).pipe(
-      Effect.catchAll((error) =>
-        Effect.logWarning(`Looking for due jobs failed and is tried again: ${databaseError(error).message}`),
-      ),
+      Effect.catchAll((error) => {
+        isAnswered = false;
+        return Effect.logWarning(`Looking for due jobs failed and is tried again: ${databaseError(error).message}`);
+      }),
     );
   });

@@ -28,6 +28,9 @@ export interface RetryPolicy {
   readonly jitter: number;
 }
 
+/** No job waits longer for its next attempt: a hundred years. */
+export const maxDelayMillis = 100 * 365 * 24 * 3600 * 1000;
+
 /** The policy, or what is wrong with the options. */
 export const policyOf = (options: RetryOptions = {}): RetryPolicy | string => {
   const policy = {
@@ -40,8 +43,8 @@ export const policyOf = (options: RetryOptions = {}): RetryPolicy | string => {
   if (!Number.isInteger(policy.maxAttempts) || policy.maxAttempts < 1 || policy.maxAttempts > 1_000_000) {
     return `maxAttempts is ${policy.maxAttempts}; it must be a whole number from 1 to 1,000,000`;
   }
-  if (!Number.isFinite(policy.initialMillis) || !Number.isFinite(policy.maxMillis)) {
-    return "initial and max must be finite";
+  if (!(policy.initialMillis <= maxDelayMillis && policy.maxMillis <= maxDelayMillis)) {
+    return "initial and max must be at most a hundred years";
   }
   if (!(policy.factor >= 1 && Number.isFinite(policy.factor)))
     return `factor is ${policy.factor}; it must be 1 or more`;

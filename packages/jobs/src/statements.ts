@@ -125,7 +125,18 @@ export const extendStatement = `
   UPDATE jobs j SET updated_at = now(), locked_until = now() + $3::float8 * interval '1 millisecond'
   FROM unnest($1::uuid[], $2::bigint[]) AS s (id, fence)
   WHERE j.id = s.id AND j.fence = s.fence AND j.status = 'processing'
-  RETURNING j.id`;
+  RETURNING j.fence`;
+
+/** Which of these rows somebody holds. */
+export const lockedStatement = `
+  WITH free AS MATERIALIZED (
+    SELECT j.id FROM jobs j WHERE j.id = ANY ($1::uuid[]) FOR UPDATE OF j SKIP LOCKED)
+  SELECT j.id FROM jobs j WHERE j.id = ANY ($1::uuid[]) AND j.id NOT IN (SELECT id FROM free)`;
+
+export const accompanyStatement = `
+  UPDATE jobs j SET updated_at = now(), in_company = true
+  FROM unnest($1::uuid[], $2::bigint[]) AS s (id, fence)
+  WHERE j.id = s.id AND j.fence = s.fence AND j.status = 'processing'`;
 
 export const reportStatement = `
   UPDATE jobs j SET updated_at = now(), progress = s.progress::jsonb

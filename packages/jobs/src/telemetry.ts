@@ -3,7 +3,7 @@
  *
  * A run is the span `job.attempt`, and a job that dies has the span `job.dead_letter` below it. Both carry `request.id`, as
  * `Jobs.submit` does: that is what leads from a submission to its attempts and its dead letter, whichever process and day they
- * were in. A span per job costs 40 % of the rate, so there is none unless a tracer is in the context that is not Effect's own.
+ * were in. A span per job costs half of the rate, so there is none unless a tracer is in the context that is not Effect's own.
  */
 import type { JobDlqReason } from "@parametric-portal/database/models";
 import type { Abandoned } from "@parametric-portal/database/repos";

@@ -219,7 +219,7 @@ const make = Effect.sync(() => {
           row.suspect = false;
           count++;
         }
-        return count;
+        return { count, locked: [] };
       }),
     fail: (failures) =>
       at((now) => {
@@ -235,7 +235,7 @@ const make = Effect.sync(() => {
           letGo(row, outcome === "dead" ? "dead" : "pending", now);
           if (outcome === "dead") bury(row, reason ?? "MaxRetries");
         }
-        return count;
+        return { count, locked: [] };
       }),
     extend: (held, leaseMillis) =>
       at((now) =>
@@ -243,9 +243,16 @@ const make = Effect.sync(() => {
           const row = holding(one);
           if (row === undefined) return [];
           row.lockedUntil = now + leaseMillis;
-          return [row.id];
+          return [one.fence];
         }),
       ),
+    accompany: (held) =>
+      Effect.sync(() => {
+        for (const one of held) {
+          const row = holding(one);
+          if (row !== undefined) row.inCompany = true;
+        }
+      }),
     report: (reports) =>
       Effect.sync(() => {
         for (const { progress, ...held } of reports) {

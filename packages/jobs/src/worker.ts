@@ -9,7 +9,8 @@
  * layer's scope: one claims, one settles, one renews leases.
  */
 import type { SqlError } from "@effect/sql/SqlError";
-import { errorText } from "@parametric-portal/database/error-text";
+import { boundText, errorText } from "@parametric-portal/database/error-text";
+import { InvalidInput } from "@parametric-portal/database/errors";
 import { notStorable } from "@parametric-portal/database/json";
 import { classify, databaseError } from "@parametric-portal/database/sql-state";
 import * as Cause from "effect/Cause";
@@ -30,10 +31,10 @@ import * as Runtime from "effect/Runtime";
 import * as Schedule from "effect/Schedule";
 import * as S from "effect/Schema";
 import { type Handler, JobHandlers } from "./handlers.js";
-import { type Claimed, type Failure, FenceLost, type Held, JobStore } from "./job-store.js";
+import { type Claimed, type Failure, FenceLost, type Held, JobStore, type Settlement } from "./job-store.js";
 import { type JobContext, JobPostponed, JobRejected } from "./job-type.js";
 import { partitionOf } from "./partition.js";
-import { delayMillis, policyOf, type RetryPolicy } from "./retry.js";
+import { delayMillis, maxDelayMillis, policyOf, type RetryPolicy } from "./retry.js";
 import { JobTelemetry } from "./telemetry.js";
 
 export interface WorkerOptions {
@@ -47,7 +48,10 @@ export interface WorkerOptions {
   readonly lease?: Duration.DurationInput | undefined;
   /** How long a stop waits for running jobs before it interrupts them and gives them back. Default 10 seconds. */
   readonly grace?: Duration.DurationInput | undefined;
-  /** How long a suspect waits for the other jobs to end before they go on, at first; twice as long each time. Default 10 seconds. */
+  /**
+   * How long no job is claimed so that a suspect can run alone, while it waits for the others to end and while it runs. If the
+   * others do not end, the next try is six times as long away, and then twice as long each time, up to an hour. Default 10 seconds.
+   */
   readonly patience?: Duration.DurationInput | undefined;
 }
 
@@ -110,7 +114,9 @@ type Ended = Held & {
 const misfit = (error: ParseError) => {
   const [issue] = ArrayFormatter.formatErrorSync(error);
   const path = issue?.path.map(String).join(".") ?? "";
-  return `${path === "" ? "" : ` at ${path}`}: ${issue?.message ?? error.message}`;
+  const problem = issue?.message ?? error.message;
+  // It quotes the value, which may be as long as a payload.
+  return `${path === "" ? "" : ` at ${path}`}: ${problem.length > 500 ? `${problem.slice(0, 500)}…` : problem}`;
 };
 
 const defaultPolicy = policyOf() as RetryPolicy;
@@ -137,8 +143,21 @@ export const make = (options: WorkerOptions) =>
     const lanes = concurrency >= 2 * batchSize ? 2 : 1;
     const leaseMillis = Duration.toMillis(options.lease ?? "6 seconds");
     const grace = Duration.decode(options.grace ?? "10 seconds");
-    const firstPatience = Duration.toMillis(options.patience ?? "10 seconds");
+    const patienceMillis = Duration.toMillis(options.patience ?? "10 seconds");
+    for (const [field, value] of [
+      ["concurrency", concurrency],
+      ["batchSize", batchSize],
+      ["lease", leaseMillis],
+    ] as const) {
+      if (!(value >= 1 && (field === "lease" || Number.isInteger(value)) && Number.isFinite(value))) {
+        // A constant of the program, as those of a job type are.
+        return yield* Effect.die(
+          new InvalidInput({ operation: "Runner", field, problem: `is ${value}; it must be 1 or more` }),
+        );
+      }
+    }
     const runFork = Runtime.runFork(runtime);
+    const scope = yield* Effect.scope;
 
     // --- state -----------------------------------------------------------------
 
@@ -148,20 +167,40 @@ export const make = (options: WorkerOptions) =>
     const inHand = new Map<number, number>();
     let completed: Array<Held & { readonly partition: number }> = [];
     let failed: Array<Ended> = [];
-    let unsettled: ReadonlyArray<Held> = [];
+    let isSettling = false;
+    /** Settled later, because somebody holds their rows. */
+    const deferred = new Set<Held>();
     const reports = new Map<string, Held & { readonly progress: string }>();
     let isStopping = false;
     let isAnswered = true;
     const toClaim = Effect.unsafeMakeLatch(false);
     const toSettle = Effect.unsafeMakeLatch(false);
     const toExtend = Effect.unsafeMakeLatch(false);
-    const now = () => clock.unsafeCurrentTimeMillis();
+    // Of the clock that nobody sets: what is waited for is a duration.
+    const now = () => Number(clock.unsafeCurrentTimeNanos() / 1_000_000n);
 
     const answered = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
       Effect.tapBoth(effect, {
         onFailure: () => Effect.sync(() => (isAnswered = false)),
         onSuccess: () => Effect.sync(() => (isAnswered = true)),
       });
+
+    /** A loop that fails or dies begins anew, and says so; a runner without one of them would look well and do nothing. */
+    const kept =
+      (what: string) =>
+      <A>(loop: Effect.Effect<A, SqlError>): Effect.Effect<A> =>
+        loop.pipe(
+          Effect.mapError((error) => databaseError(error).message),
+          Effect.catchAllDefect((defect) => Effect.fail(errorText(defect))),
+          Effect.tapError((problem) =>
+            Effect.zipRight(
+              Effect.sync(() => (isAnswered = false)),
+              Effect.logWarning(`${what} failed and is tried again: ${problem}`),
+            ),
+          ),
+          Effect.retry(again.pipe(Schedule.resetAfter("5 seconds"))),
+          Effect.orDie,
+        );
 
     const count = (partition: number, change: number) => inHand.set(partition, (inHand.get(partition) ?? 0) + change);
 
@@ -203,7 +242,7 @@ export const make = (options: WorkerOptions) =>
       const said = Chunk.toReadonlyArray(Cause.failures(cause));
       const postponed = said.find((_) => _ instanceof JobPostponed);
       if (postponed !== undefined) {
-        return { ...back, delayMillis: Duration.toMillis(postponed.delay) };
+        return { ...back, delayMillis: Math.min(Math.max(0, Duration.toMillis(postponed.delay)), maxDelayMillis) };
       }
       const rejected = said.find((_) => _ instanceof JobRejected);
       if (rejected !== undefined) return dead("Validation", errorText(rejected));
@@ -294,6 +333,15 @@ export const make = (options: WorkerOptions) =>
       return fork;
     };
 
+    /** The payload, or what is wrong with it: also where a transformation of the Schema throws. */
+    const decoded = (handler: Handler, job: Claimed): Either.Either<unknown, string> => {
+      try {
+        return Either.mapLeft(handler.decode(job.payload), (_) => `The payload does not fit ${job.type}${misfit(_)}`);
+      } catch (defect) {
+        return Either.left(`The payload does not fit ${job.type}: ${errorText(defect)}`);
+      }
+    };
+
     const start = (job: Claimed) => {
       count(job.partition, 1);
       const began = now();
@@ -309,9 +357,9 @@ export const make = (options: WorkerOptions) =>
         telemetry.ended(job, failure.outcome, 0, failure.reason);
         return settle(job, failure);
       }
-      const payload = handler.decode(job.payload);
+      const payload = decoded(handler, job);
       if (Either.isLeft(payload)) {
-        const failure = dead("Validation", `The payload does not fit ${job.type}${misfit(payload.left)}`);
+        const failure = dead("Validation", boundText(payload.left));
         telemetry.ended(job, failure.outcome, 0, failure.reason);
         return settle(job, failure);
       }
@@ -359,10 +407,9 @@ export const make = (options: WorkerOptions) =>
       return open;
     };
 
-    let claims = 0;
     /** Slots for which a claim is under way. */
     let reserved = 0;
-    const claim = (open: ReadonlyArray<Drain>, limit: number) =>
+    const claim = (open: ReadonlyArray<Drain>, limit: number, isByAge: boolean) =>
       Effect.gen(function* () {
         const before = open.map(({ after, partition, wakes }) => ({ after, partition, wakes }));
         const { jobs, turns } = yield* answered(
@@ -372,7 +419,7 @@ export const make = (options: WorkerOptions) =>
               leaseMillis,
               limit,
               turns: before.map(({ after, partition }) => ({ after, partition })),
-              isByAge: ++claims % 16 === 0,
+              isByAge,
             })
             .pipe(Effect.ensuring(Effect.sync(() => (reserved -= limit)))),
         );
@@ -399,11 +446,16 @@ export const make = (options: WorkerOptions) =>
     let suspects = new Set<number>();
     let pausedSince: number | undefined;
     let noTrialBefore = 0;
-    let patience = firstPatience;
+    const firstRest = 6 * patienceMillis;
+    let rest = firstRest;
 
     /** Whether claims have to wait for a suspect; runs it when it can be alone. */
+    const isTrialDue = () => {
+      if (suspects.size > 0 && !isStopping && now() >= noTrialBefore) return true;
+      pausedSince = undefined;
+      return false;
+    };
     const trial = Effect.gen(function* () {
-      if (suspects.size === 0 || isStopping || now() < noTrialBefore) return false;
       pausedSince ??= now();
       const paused = now() - pausedSince;
       if (running.size + reserved === 0) {
@@ -414,20 +466,23 @@ export const make = (options: WorkerOptions) =>
         if (Option.isNone(suspect)) suspects = new Set();
         else if (isStopping) giveBack(suspect.value);
         else start(suspect.value);
-        // The others get as much time as they lost before the next one.
         yield* Effect.iterate(undefined, {
-          while: () => running.size > 0,
+          while: () => running.size > 0 && now() - (pausedSince ?? 0) < patienceMillis,
           body: () => Effect.as(wait(tick), undefined),
         });
+        // One that runs long has others beside it from now on, any of which may end the process.
+        const long = [...running.values()].map(({ job }) => job);
+        if (long.length > 0) yield* answered(store.accompany(long));
+        // The others get as much time as they lost before the next one.
         noTrialBefore = now() + (now() - pausedSince) + 1;
         pausedSince = undefined;
-        patience = firstPatience;
+        rest = firstRest;
         return false;
       }
-      if (paused < patience) return true;
-      // Something runs long. It may end by the next try, which waits longer.
-      noTrialBefore = now() + patience;
-      patience = Math.min(patience * 2, 3_600_000);
+      if (paused < patienceMillis) return true;
+      // Something runs long. It may end by the next try; the longer it runs, the rarer are the tries.
+      noTrialBefore = now() + rest;
+      rest = Math.min(rest * 2, 3_600_000);
       pausedSince = undefined;
       return false;
     });
@@ -436,8 +491,13 @@ export const make = (options: WorkerOptions) =>
     const claiming = (lane: number) =>
       Effect.gen(function* () {
         let scarceSince: number | undefined;
+        let claims = 0;
         for (;;) {
-          if (lane === 0) isPaused = yield* trial;
+          if (lane === 0) {
+            // Before the look: the other lane claims nothing while a suspect is on its way.
+            isPaused = isTrialDue();
+            if (isPaused) isPaused = yield* trial;
+          }
           const open = claimable(lane);
           const free = concurrency - running.size - reserved;
           if (isPaused || open.length === 0 || free <= 0) {
@@ -458,16 +518,11 @@ export const make = (options: WorkerOptions) =>
           // While one lane's claim is on its way the jobs of another's run, so each takes a part of what is free.
           const limit = Math.min(batchSize, drains.size === 1 ? free : Math.ceil(free / 2));
           reserved += limit;
-          yield* claim(open, limit);
+          yield* claim(open, limit, ++claims % 16 === 0);
           // What ended at once is settled while the next batch is claimed.
           yield* Effect.yieldNow();
         }
-      }).pipe(
-        Effect.tapError((error) =>
-          Effect.logWarning(`Claiming failed and is tried again: ${databaseError(error).message}`),
-        ),
-        Effect.retry(again.pipe(Schedule.resetAfter("5 seconds"))),
-      );
+      }).pipe(kept("Claiming"));
 
     // --- settling --------------------------------------------------------------
 
@@ -480,13 +535,13 @@ export const make = (options: WorkerOptions) =>
       }));
 
     // Tried until the server answers. What it refuses for good is tried one by one, so that one job cannot hold up the others; that
-    // one is left to its lease.
+    // one is left to its lease. Returns the fences of those whose rows somebody holds.
     const settled = <A>(
       jobs: ReadonlyArray<A>,
-      write: (jobs: ReadonlyArray<A>) => Effect.Effect<number, SqlError>,
-    ): Effect.Effect<void> =>
+      write: (jobs: ReadonlyArray<A>) => Effect.Effect<Settlement, SqlError>,
+    ): Effect.Effect<ReadonlyArray<string>> =>
       jobs.length === 0
-        ? Effect.void
+        ? Effect.succeed([])
         : answered(write(jobs)).pipe(
             Effect.tapError((error) =>
               Effect.logWarning(
@@ -494,28 +549,59 @@ export const make = (options: WorkerOptions) =>
               ),
             ),
             Effect.retry({ while: isPassing, schedule: again }),
-            Effect.flatMap((count) => Effect.sync(() => telemetry.unsettled(jobs.length - count))),
+            Effect.map(({ count, locked }) => {
+              telemetry.unsettled(jobs.length - count - locked.length);
+              return locked;
+            }),
             Effect.catchAll((error) =>
               jobs.length === 1
-                ? Effect.logError(`A job cannot be settled, and its lease will end: ${databaseError(error).message}`)
-                : Effect.forEach(jobs, (job) => settled([job], write), { discard: true }),
+                ? Effect.as(
+                    Effect.logError(`A job cannot be settled, and its lease will end: ${databaseError(error).message}`),
+                    [],
+                  )
+                : Effect.map(
+                    Effect.forEach(jobs, (job) => settled([job], write)),
+                    (_) => _.flat(),
+                  ),
             ),
           );
+
+    /** Settles them once more in a while; their leases are renewed meanwhile. */
+    const defer = (done: typeof completed, ended: typeof failed) => {
+      const all = [...done, ...ended];
+      if (all.length === 0) return;
+      for (const held of all) deferred.add(held);
+      runFork(
+        Effect.delay(
+          Effect.sync(() => {
+            for (const held of all) deferred.delete(held);
+            completed.push(...done);
+            failed.push(...ended);
+            toSettle.unsafeOpen();
+          }),
+          "500 millis",
+        ),
+        { scope },
+      );
+    };
 
     const settleOnce = Effect.gen(function* () {
       const done = completed.slice(0, 1000);
       completed = completed.slice(1000);
       const ended = failed.slice(0, 200);
       failed = failed.slice(200);
-      unsettled = [...done, ...ended];
+      isSettling = true;
       const failures = yield* Effect.forEach(ended, withDelay);
-      yield* Effect.all([settled(done, store.complete), settled(failures, store.fail)], { concurrency: 2 });
-      unsettled = [];
+      const locked = new Set(
+        (yield* Effect.all([settled(done, store.complete), settled(failures, store.fail)], { concurrency: 2 })).flat(),
+      );
+      isSettling = false;
+      const isLocked = ({ fence }: Held) => locked.has(fence);
+      defer(done.filter(isLocked), ended.filter(isLocked));
       for (const failure of failures) {
-        if (failure.delayMillis !== null && failure.delayMillis < 900) soon(failure);
+        if (failure.delayMillis !== null && failure.delayMillis < 900 && !isLocked(failure)) soon(failure);
       }
-      for (const { partition } of done) release(partition);
-      for (const { partition } of ended) release(partition);
+      for (const job of [...done, ...ended]) if (!isLocked(job)) release(job.partition);
     });
 
     const settling = Effect.gen(function* () {
@@ -524,9 +610,8 @@ export const make = (options: WorkerOptions) =>
         yield* toSettle.close;
         while (completed.length > 0 || failed.length > 0) yield* settleOnce;
       }
-    });
+    }).pipe(kept("Settling"));
 
-    const scope = yield* Effect.scope;
     /** A retry that is due before the next look at the table. */
     const soon = ({ delayMillis: millis, id }: Failure) => {
       const partition = partitionOf(id);
@@ -555,11 +640,12 @@ export const make = (options: WorkerOptions) =>
 
     const extended = Effect.gen(function* () {
       const runs = [...running.values()];
-      const held: ReadonlyArray<Held> = [...runs.map(({ job }) => job), ...unsettled, ...completed, ...failed];
+      // Not what is being settled: two statements that want the same rows wait for each other.
+      const held: ReadonlyArray<Held> = [...runs.map(({ job }) => job), ...completed, ...failed, ...deferred];
       if (held.length > 0) {
-        const kept = new Set(yield* answered(store.extend(held, leaseMillis)));
+        const renewed = new Set(yield* answered(store.extend(held, leaseMillis)));
         interrupt(
-          runs.filter(({ job }) => !kept.has(job.id)),
+          runs.filter(({ job }) => !renewed.has(job.fence)),
           "lost",
         );
       }
@@ -573,21 +659,15 @@ export const make = (options: WorkerOptions) =>
         const isHurried = left > 0 && !isCancelHurried;
         yield* toExtend.close;
         isCancelHurried = false;
-        yield* reported;
-        if (isHurried) {
-          // Reports come as often as a handler likes.
-          yield* Effect.sleep("100 millis");
-          continue;
+        if (!isHurried) {
+          nextExtension = now() + leaseMillis / 3;
+          yield* extended;
         }
-        nextExtension = now() + leaseMillis / 3;
-        yield* extended;
+        yield* reported;
+        // Reports come as often as a handler likes.
+        if (isHurried) yield* Effect.sleep("100 millis");
       }
-    }).pipe(
-      Effect.tapError((error) =>
-        Effect.logWarning(`Renewing leases failed and is tried again: ${databaseError(error).message}`),
-      ),
-      Effect.retry(again.pipe(Schedule.resetAfter("5 seconds"))),
-    );
+    }).pipe(kept("Renewing leases"));
     let isCancelHurried = false;
 
     // --- what is offered -------------------------------------------------------
@@ -595,6 +675,8 @@ export const make = (options: WorkerOptions) =>
     const isAtRest = (partition: number) => (inHand.get(partition) ?? 0) === 0;
     const atRest = (isOver: () => boolean, patience: Duration.DurationInput) =>
       Effect.iterate(undefined, { while: () => !isOver(), body: () => Effect.sleep("10 millis") }).pipe(
+        // In a finalizer nothing else could end it.
+        Effect.interruptible,
         Effect.timeoutOption(patience),
         // A stop is in the world's time, also where a test holds the clock.
         Effect.withClock(Clock.make()),
@@ -635,7 +717,10 @@ export const make = (options: WorkerOptions) =>
       const isIdle = () => running.size + reserved === 0;
       yield* atRest(isIdle, grace);
       interrupt(running.values(), "stop");
-      yield* atRest(() => isIdle() && completed.length + failed.length + unsettled.length === 0, "5 seconds");
+      yield* atRest(
+        () => isIdle() && completed.length + failed.length + deferred.size === 0 && !isSettling,
+        "5 seconds",
+      );
     });
 
     for (let lane = 0; lane < lanes; lane++) yield* Effect.forkScoped(claiming(lane));
