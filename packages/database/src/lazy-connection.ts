@@ -1,12 +1,14 @@
 /**
- * A connection that a fiber carries before there is one: each statement that is run on it decides when and where it really runs.
+ * Connections that fibers carry longer than there is one: before it, each statement decides when and where it really runs; after
+ * it, each statement fails.
  *
- * `transaction.ts` puts one in the place of a transaction's connection, so that every statement of the fiber finds it, whichever
+ * `transaction.ts` puts them in the place of a transaction's connection, so that every statement of the fiber finds them, whichever
  * repository it comes from.
  */
 import type * as SqlConnection from "@effect/sql/SqlConnection";
 import type { SqlError } from "@effect/sql/SqlError";
 import * as Effect from "effect/Effect";
+import * as Option from "effect/Option";
 import type * as Scope from "effect/Scope";
 import * as Stream from "effect/Stream";
 
@@ -33,4 +35,57 @@ export class LazyConnection<DataScope, Around> implements SqlConnection.Connecti
     this.use((_) => _.executeUnprepared(...statement));
   executeStream: SqlConnection.Connection["executeStream"] = (...statement) =>
     Stream.unwrapScoped(Effect.map(this.acquire, (_) => _.executeStream(...statement)));
+}
+
+/** A transaction's connection until {@link close}: it goes back to the pool then, and a fiber may still have this one. */
+export class ClosableConnection implements SqlConnection.Connection {
+  private isClosed = false;
+  private running = 0;
+  private readonly idle = Effect.unsafeMakeLatch(true);
+
+  constructor(
+    private readonly connection: SqlConnection.Connection,
+    /** What a statement fails with that comes too late. */
+    private readonly late: () => SqlError,
+  ) {}
+
+  execute: SqlConnection.Connection["execute"] = (...statement) => this.use(this.connection.execute(...statement));
+  executeRaw: SqlConnection.Connection["executeRaw"] = (...statement) =>
+    this.use(this.connection.executeRaw(...statement));
+  executeValues: SqlConnection.Connection["executeValues"] = (...statement) =>
+    this.use(this.connection.executeValues(...statement));
+  executeUnprepared: SqlConnection.Connection["executeUnprepared"] = (...statement) =>
+    this.use(this.connection.executeUnprepared(...statement));
+  executeStream: SqlConnection.Connection["executeStream"] = (...statement) =>
+    Stream.unwrapScoped(
+      Effect.map(Stream.toPull(this.connection.executeStream(...statement)), (pull) =>
+        Stream.repeatEffectChunkOption(this.whileOpen(pull, Option.some)),
+      ),
+    );
+
+  /** Lets nothing begin any more, and waits for what runs. */
+  readonly close = Effect.suspend(() => {
+    this.isClosed = true;
+    return this.idle.await;
+  });
+
+  private use<A>(statement: Effect.Effect<A, SqlError>) {
+    return this.whileOpen(statement, (error) => error);
+  }
+
+  // Counted, because a fiber may be made to yield between the question and the sending.
+  private whileOpen<A, E>(run: Effect.Effect<A, E>, failure: (error: SqlError) => E): Effect.Effect<A, E> {
+    return Effect.acquireUseRelease(
+      Effect.suspend(() => {
+        if (this.isClosed) return Effect.fail(failure(this.late()));
+        if (this.running++ === 0) this.idle.unsafeClose();
+        return Effect.void;
+      }),
+      () => run,
+      () =>
+        Effect.sync(() => {
+          if (--this.running === 0) this.idle.unsafeOpen();
+        }),
+    );
+  }
 }

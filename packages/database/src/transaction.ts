@@ -15,14 +15,16 @@ import * as SqlClient from "@effect/sql/SqlClient";
 import type * as SqlConnection from "@effect/sql/SqlConnection";
 import { SqlError } from "@effect/sql/SqlError";
 import * as Context from "effect/Context";
+import * as Deferred from "effect/Deferred";
 import * as Effect from "effect/Effect";
 import * as Exit from "effect/Exit";
+import * as FiberId from "effect/FiberId";
 import * as Option from "effect/Option";
 import * as Queue from "effect/Queue";
 import * as S from "effect/Schema";
 import * as Scope from "effect/Scope";
 import { InvalidInput, ScopeConflict } from "./errors.js";
-import { LazyConnection } from "./lazy-connection.js";
+import { ClosableConnection, LazyConnection } from "./lazy-connection.js";
 
 /** Whose rows a transaction may touch. */
 export type DataScope = { readonly _tag: "tenant"; readonly appId: string } | { readonly _tag: "system" };
@@ -66,28 +68,36 @@ const commit = (connection: SqlConnection.Connection) =>
       }),
   );
 
+// A connection that is gone has rolled back by itself, and the effect's own failure is what counts.
+const rollBack = (connection: SqlConnection.Connection) =>
+  Effect.catchAll(send(connection, "ROLLBACK"), (error) =>
+    Effect.logDebug("ROLLBACK was not answered; the server has rolled back", error),
+  );
+
+/** A connection with an open transaction. It goes back to the pool with the scope, and the caller ends the transaction before. */
+const begin = (sql: SqlClient.SqlClient, { settings }: Around) =>
+  sql.reserve.pipe(
+    // Settings that are refused (the login may not become that role) leave the transaction open, and aborted, on a connection that
+    // goes back to the pool.
+    Effect.tap((connection) => Effect.tapError(send(connection, `BEGIN${settings}`), () => rollBack(connection))),
+    // A connection that arrives after the interruption would never go back to the pool.
+    Effect.uninterruptible,
+  );
+
 const outer = <A, E, R>(sql: SqlClient.SqlClient, around: Around, effect: Effect.Effect<A, E, R>) =>
   Effect.uninterruptibleMask((restore) =>
     Effect.gen(function* () {
       const scope = yield* Scope.make();
       const gate = yield* makeGate;
       const run = Effect.gen(function* () {
-        // Not interruptible: a connection that arrives after the interruption would never go back to the pool.
-        const connection = yield* Scope.extend(sql.reserve, scope);
-        // A connection that is gone has rolled back by itself, and the effect's own failure is what counts.
-        const rollBack = Effect.catchAll(send(connection, "ROLLBACK"), (error) =>
-          Effect.logDebug("ROLLBACK was not answered; the server has rolled back", error),
-        );
-        // Settings that are refused (the login may not become that role) leave the transaction open, and aborted, on a
-        // connection that goes back to the pool.
-        yield* Effect.tapError(send(connection, `BEGIN${around.settings}`), () => rollBack);
+        const connection = yield* Scope.extend(begin(sql, around), scope);
         const exit = yield* restore(effect).pipe(
           Effect.provideService(SqlClient.TransactionConnection, [connection, 0]),
           Effect.provideService(CurrentFrame, { connection, gate, scope: around.scope }),
           Effect.exit,
         );
         if (Exit.isFailure(exit)) {
-          yield* rollBack;
+          yield* rollBack(connection);
         } else {
           yield* commit(connection);
         }
@@ -305,13 +315,9 @@ export const tenantLazily = (sql: SqlClient.SqlClient, appId: string): readonly 
     tenantAround.scope,
     (given, effect) => outer(sql, orTenant(around, given), effect),
     (run) => outer(sql, around, onConnection(run)) as Effect.Effect<never, SqlError>,
-    Effect.gen(function* () {
-      const connection = yield* sql.reserve;
-      yield* Effect.acquireRelease(send(connection, `BEGIN${around.settings}`), (_, exit) =>
-        Effect.orDie(send(connection, Exit.isSuccess(exit) ? "COMMIT" : "ROLLBACK")),
-      );
-      return connection;
-    }),
+    Effect.acquireRelease(begin(sql, around), (connection, exit) =>
+      Exit.isSuccess(exit) ? Effect.orDie(send(connection, "COMMIT")) : rollBack(connection),
+    ),
   );
   return [lazy, 0];
 };
@@ -322,46 +328,73 @@ export interface Once<A> {
   readonly isCommitted: boolean;
 }
 
+const hasEnded = () =>
+  new SqlError({
+    cause: { code: "25P01" },
+    message:
+      "The handler's transaction has ended: a fiber that outlives its handler cannot use it. Join the fiber in the handler.",
+  });
+
+const isHalfDone = () =>
+  new SqlError({
+    cause: { code: "25001" },
+    message:
+      "The handler ended while a transaction inside its own was open in another fiber: everything was rolled back, because half of that one would have been committed. Join the fiber in the handler.",
+  });
+
 /**
  * Runs an effect in one transaction of a tenant's scope that begins when the effect first touches the database. When it succeeds
- * and did, `last` runs in the same transaction before it commits: all of it is there afterwards, or nothing.
+ * and did, `last` runs in the same transaction before it commits: all of it is there afterwards, or nothing. Fibers that outlive the
+ * effect cannot use the transaction any more: their statements fail with `SqlError`.
  */
 export const tenantOnce =
   <E2>(sql: SqlClient.SqlClient, appId: string, last: Effect.Effect<unknown, E2>) =>
   <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<Once<A>, E | E2 | SqlError, R> => {
     const tenantAround = aroundStored(appId);
+    const around: Around = { scope: Option.some(tenantAround.scope), settings: tenantAround.settings };
     return Effect.uninterruptibleMask((restore) =>
       Effect.gen(function* () {
         const scope = yield* Scope.make();
         const gate = yield* makeGate;
-        let frame: Frame | undefined;
-        const turn = yield* makeGate;
+        interface Opened {
+          /** For `last` and the transaction's end; the frame's is what the effect has. */
+          readonly own: SqlConnection.Connection;
+          readonly connection: ClosableConnection;
+          readonly frame: Frame;
+        }
+        let opening: Deferred.Deferred<Opened, SqlError> | undefined;
+        let isOver = false;
         // Whoever comes first opens it; the others wait for that and not for each other's statements.
-        const open = Effect.suspend(() =>
-          frame === undefined
-            ? Effect.zipRight(
-                Queue.take(turn),
-                Effect.suspend(() => (frame === undefined ? begin : Effect.succeed(frame))).pipe(
-                  Effect.ensuring(Queue.offer(turn, undefined)),
-                ),
-              )
-            : Effect.succeed(frame),
-        );
-        const begin = Effect.uninterruptible(
-          Effect.gen(function* () {
-            const connection = yield* Scope.extend(sql.reserve, scope);
-            yield* Effect.tapError(send(connection, `BEGIN${tenantAround.settings}`), () =>
-              Effect.ignoreLogged(send(connection, "ROLLBACK")),
+        const open = Effect.uninterruptibleMask((interruptible) =>
+          Effect.suspend(() => {
+            if (opening !== undefined) return interruptible(Deferred.await(opening));
+            if (isOver) return Effect.fail(hasEnded());
+            const mine = Deferred.unsafeMake<Opened, SqlError>(FiberId.none);
+            opening = mine;
+            return Scope.extend(begin(sql, around), scope).pipe(
+              Effect.map((own): Opened => {
+                const connection = new ClosableConnection(own, hasEnded);
+                return { own, connection, frame: { connection, gate, scope: around.scope } };
+              }),
+              // The effect may have ended while this one waited for the connection.
+              Effect.tap(({ connection }) => (isOver ? connection.close : Effect.void)),
+              Effect.onExit((exit) => {
+                if (Exit.isFailure(exit)) opening = undefined;
+                return Deferred.done(mine, exit);
+              }),
             );
-            frame = { connection, gate, scope: Option.some(tenantAround.scope) };
-            return frame;
           }),
         );
+        /** Takes the transaction from the effect's fibers; returns it if there is one. */
+        const close = Effect.suspend(() => {
+          isOver = true;
+          return opening === undefined ? Effect.succeedNone : Effect.option(Deferred.await(opening));
+        }).pipe(Effect.tap(Option.match({ onNone: () => Effect.void, onSome: ({ connection }) => connection.close })));
         const lazy = new LazyConnection<DataScope, Around>(
           tenantAround.scope,
           (given, inner) =>
-            Effect.flatMap(open, (opened) =>
-              nested([opened.connection, 0], Option.some(opened), given.scope._tag === "Some" ? plain : given, inner),
+            Effect.flatMap(open, ({ connection, frame }) =>
+              nested([connection, 0], Option.some(frame), given.scope._tag === "Some" ? plain : given, inner),
             ),
           (run) => Effect.flatMap(open, ({ connection }) => run(connection)),
           Effect.map(open, ({ connection }) => connection),
@@ -370,24 +403,25 @@ export const tenantOnce =
           const exit = yield* Effect.exit(
             restore(Effect.provideService(effect, SqlClient.TransactionConnection, [lazy, 0])),
           );
-          const opened = frame as Frame | undefined;
+          const opened = Option.getOrUndefined(yield* close);
           if (opened === undefined) {
             return { value: yield* exit, isCommitted: false };
           }
-          const { connection } = opened;
-          const rollBack = Effect.catchAll(send(connection, "ROLLBACK"), (error) =>
-            Effect.logDebug("ROLLBACK was not answered; the server has rolled back", error),
-          );
+          const { frame, own } = opened;
           if (Exit.isFailure(exit)) {
-            yield* rollBack;
+            yield* rollBack(own);
             return { value: yield* exit, isCommitted: false };
           }
+          if (yield* Queue.isEmpty(gate)) {
+            yield* rollBack(own);
+            return yield* isHalfDone();
+          }
           yield* last.pipe(
-            Effect.provideService(SqlClient.TransactionConnection, [connection, 0]),
-            Effect.provideService(CurrentFrame, opened),
-            Effect.tapErrorCause(() => rollBack),
+            Effect.provideService(SqlClient.TransactionConnection, [own, 0]),
+            Effect.provideService(CurrentFrame, { ...frame, connection: own }),
+            Effect.tapErrorCause(() => rollBack(own)),
           );
-          yield* commit(connection);
+          yield* commit(own);
           return { value: exit.value, isCommitted: true };
         });
         return yield* Effect.onExit(run, (exit) => Scope.close(scope, exit));
