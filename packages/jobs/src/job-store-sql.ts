@@ -36,7 +36,6 @@ import {
   type Submitted,
 } from "./job-store.js";
 import {
-  accompanyStatement,
   claimStatement,
   completed,
   completeStatement,
@@ -384,8 +383,6 @@ export const layer: Layer.Layer<JobStore, never, EngineClient | SqlClient.SqlCli
           ),
           settlement,
         ),
-
-      accompany: (jobs) => Effect.asVoid(aroundLocks(jobs, (free) => run(accompanyStatement, held(free)))),
 
       extend: (jobs, leaseMillis) =>
         Effect.map(

@@ -153,8 +153,6 @@ export class JobStore extends Context.Tag("@parametric-portal/jobs/JobStore")<
     ) => Effect.Effect<Option.Option<Claimed>, SqlError>;
     readonly complete: (done: ReadonlyArray<Held>) => Effect.Effect<Settlement, SqlError>;
     readonly fail: (failures: ReadonlyArray<Failure>) => Effect.Effect<Settlement, SqlError>;
-    /** Marks runs that were alone as in company. */
-    readonly accompany: (held: ReadonlyArray<Held>) => Effect.Effect<void, SqlError>;
     /** Renews leases. Returns the fences that are the runner's still, those whose rows somebody holds included. */
     readonly extend: (held: ReadonlyArray<Held>, leaseMillis: number) => Effect.Effect<ReadonlyArray<string>, SqlError>;
     /** Keeps what handlers reported; JSON text. */

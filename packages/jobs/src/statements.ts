@@ -133,11 +133,6 @@ export const lockedStatement = `
     SELECT j.id FROM jobs j WHERE j.id = ANY ($1::uuid[]) FOR UPDATE OF j SKIP LOCKED)
   SELECT j.id FROM jobs j WHERE j.id = ANY ($1::uuid[]) AND j.id NOT IN (SELECT id FROM free)`;
 
-export const accompanyStatement = `
-  UPDATE jobs j SET updated_at = now(), in_company = true
-  FROM unnest($1::uuid[], $2::bigint[]) AS s (id, fence)
-  WHERE j.id = s.id AND j.fence = s.fence AND j.status = 'processing'`;
-
 export const reportStatement = `
   UPDATE jobs j SET updated_at = now(), progress = s.progress::jsonb
   FROM unnest($1::uuid[], $2::bigint[], $3::text[]) AS s (id, fence, progress)

@@ -246,13 +246,6 @@ const make = Effect.sync(() => {
           return [one.fence];
         }),
       ),
-    accompany: (held) =>
-      Effect.sync(() => {
-        for (const one of held) {
-          const row = holding(one);
-          if (row !== undefined) row.inCompany = true;
-        }
-      }),
     report: (reports) =>
       Effect.sync(() => {
         for (const { progress, ...held } of reports) {

@@ -49,8 +49,9 @@ export interface WorkerOptions {
   /** How long a stop waits for running jobs before it interrupts them and gives them back. Default 10 seconds. */
   readonly grace?: Duration.DurationInput | undefined;
   /**
-   * How long no job is claimed so that a suspect can run alone, while it waits for the others to end and while it runs. If the
-   * others do not end, the next try is six times as long away, and then twice as long each time, up to an hour. Default 10 seconds.
+   * How long no job is claimed so that the others end and a suspect can run alone. If they do not, the next try is six times as
+   * long away, and then twice as long each time, up to an hour. Default 10 seconds. While a suspect runs nothing else does,
+   * however long that takes: beside others it could not be blamed.
    */
   readonly patience?: Duration.DurationInput | undefined;
 }
@@ -467,12 +468,9 @@ export const make = (options: WorkerOptions) =>
         else if (isStopping) giveBack(suspect.value);
         else start(suspect.value);
         yield* Effect.iterate(undefined, {
-          while: () => running.size > 0 && now() - (pausedSince ?? 0) < patienceMillis,
+          while: () => running.size > 0,
           body: () => Effect.as(wait(tick), undefined),
         });
-        // One that runs long has others beside it from now on, any of which may end the process.
-        const long = [...running.values()].map(({ job }) => job);
-        if (long.length > 0) yield* answered(store.accompany(long));
         // The others get as much time as they lost before the next one.
         noTrialBefore = now() + (now() - pausedSince) + 1;
         pausedSince = undefined;

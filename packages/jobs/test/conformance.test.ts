@@ -25,7 +25,7 @@ layer(TestJobs, { excludeTestServices: true, timeout: "2 minutes" })("on Postgre
       Effect.gen(function* () {
         const sql = yield* SqlClient.SqlClient;
         yield* Client.system(
-          sql`UPDATE jobs SET locked_until = now() - interval '1 second' WHERE app_id = ${appId} AND status = 'processing'`,
+          sql`UPDATE jobs SET locked_until = now() - interval '1 second', fence = nextval('job_fence') WHERE app_id = ${appId} AND status = 'processing'`,
         );
       }),
   });
