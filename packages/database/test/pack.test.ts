@@ -9,6 +9,7 @@ import * as Databases from "@parametric-portal/postgres/databases";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
 import { inject } from "vitest";
+import { isFull } from "./support/campaign.js";
 import { run, succeed } from "./support/command.js";
 import { newTenant, TestDatabase, TestUrl } from "./support/database.js";
 import { compile, importAll, install, read, strangers, write } from "./support/pack.js";
@@ -46,7 +47,8 @@ console.log(typeof withoutLayer);
 `;
 
 layer(TestDatabase, { excludeTestServices: true })("a packed package", (it) => {
-  it.scoped(
+  // Packing and installing takes minutes.
+  it.scoped.runIf(isFull)(
     "database: installed elsewhere, every public module imports, the command runs, the types hold",
     () =>
       Effect.gen(function* () {
@@ -95,7 +97,7 @@ layer(TestDatabase, { excludeTestServices: true })("a packed package", (it) => {
     patience,
   );
 
-  it.scoped(
+  it.scoped.runIf(isFull)(
     "postgres: installed elsewhere, it starts an embedded server for a command and takes it away again",
     () =>
       Effect.gen(function* () {
