@@ -121,7 +121,7 @@ export const eachOnce = (appId: string | undefined) =>
       SELECT 'replayed more than once' AS rule, dlq_id AS id FROM events WHERE kind = 'replayed' GROUP BY dlq_id HAVING count(*) > 1
       UNION ALL
       SELECT 'in more places than it came in', id FROM places GROUP BY id
-      HAVING count(*) > 1 + (SELECT count(*) FROM events i WHERE i.dlq_id = places.id AND i.kind = 'imported')
+      HAVING count(*) > 1 AND count(*) > 1 + (SELECT count(*) FROM events i WHERE i.dlq_id = places.id AND i.kind = 'imported')
       UNION ALL
       SELECT 'erased and there', d.id FROM job_dlq d JOIN events e ON e.dlq_id = d.id AND e.kind = 'erased'
       UNION ALL
