@@ -121,7 +121,7 @@ const connect = async () => {
 };
 const claimOf = async (client: pg.Client) => {
   const turns = partitions.map(() => "00000000-0000-0000-0000-000000000000");
-  const { rows } = await client.query(claimStatement, [[...partitions], turns, 2, 500, "raw", 6000, false]);
+  const { rows } = await client.query(claimStatement, [[...partitions], turns, 2, 500, "raw", 6000, false, 1]);
   return rows.filter(({ id }) => id !== null);
 };
 const settlementOf = (client: pg.Client, claimed: ReadonlyArray<{ readonly id: string; readonly fence: string }>) =>

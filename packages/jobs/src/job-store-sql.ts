@@ -42,6 +42,7 @@ import {
   dueStatement,
   extendStatement,
   failStatement,
+  holdingStatement,
   lockedStatement,
   reportStatement,
   suspectStatement,
@@ -266,24 +267,24 @@ const noticeOf = (on: Parameters<(typeof JobStore)["Service"]["listen"]>[0]) => 
   return on.due(payload.split(",").map(Number));
 };
 
+/** The repositories on the runner's own pool, in the system role. */
+export const layerDatabase: Layer.Layer<DatabaseService, never, EngineClient> = DatabaseService.layer.pipe(
+  Layer.provide(
+    Layer.effectContext(
+      Effect.map(EngineClient, (engine) =>
+        Context.make(PgClient.PgClient, engine).pipe(Context.add(SqlClient.SqlClient, engine as SqlClient.SqlClient)),
+      ),
+    ),
+  ),
+);
+
 /** On the runner's own pool; what handlers do goes through the client in the context. */
 export const layer: Layer.Layer<JobStore, never, EngineClient | SqlClient.SqlClient> = Layer.effect(
   JobStore,
   Effect.gen(function* () {
     const engine = yield* EngineClient;
     const app = yield* SqlClient.SqlClient;
-    const db = yield* Effect.provide(
-      DatabaseService,
-      DatabaseService.layer.pipe(
-        Layer.provide(
-          Layer.succeedContext(
-            Context.make(PgClient.PgClient, engine).pipe(
-              Context.add(SqlClient.SqlClient, engine as SqlClient.SqlClient),
-            ),
-          ),
-        ),
-      ),
-    );
+    const db = yield* DatabaseService;
     // Outside whatever the fiber is in: these are the runner's own, on its own pool.
     const run = (
       statement: string,
@@ -330,7 +331,14 @@ export const layer: Layer.Layer<JobStore, never, EngineClient | SqlClient.SqlCli
       readonly locked: ReadonlyArray<string>;
     }) => ({ count: value, locked });
 
-    const claim = ({ isByAge, leaseMillis, limit, runner, turns }: ClaimOptions): Effect.Effect<Claim, SqlError> =>
+    const claim = ({
+      draw,
+      isByAge,
+      leaseMillis,
+      limit,
+      runner,
+      turns,
+    }: ClaimOptions): Effect.Effect<Claim, SqlError> =>
       Effect.gen(function* () {
         const perPartition = Math.max(1, Math.ceil(tenantsInClaim / turns.length));
         const rows = yield* run(claimStatement, [
@@ -341,6 +349,7 @@ export const layer: Layer.Layer<JobStore, never, EngineClient | SqlClient.SqlCli
           runner,
           leaseMillis,
           isByAge,
+          draw,
         ]);
         const jobs: Array<Claimed> = [];
         // All rows of an answer have the same columns, so one of them tells whether they are what the runner expects.
@@ -421,22 +430,29 @@ export const layer: Layer.Layer<JobStore, never, EngineClient | SqlClient.SqlCli
       tenantContext: (appId) =>
         Context.make(SqlClient.TransactionConnection, tenantLazily(app, appId)) as unknown as Context.Context<never>,
 
-      inTransaction: (job, run_) =>
-        tenantOnce(
+      inTransaction: (job, run_) => {
+        const settle = Effect.flatMap(
+          app.unsafe(
+            `WITH settled AS (${completed} WHERE id = $1 AND fence = $2::bigint AND status = 'processing' RETURNING 1)
+             SELECT count(*)::int AS count FROM settled`,
+            [job.id, job.fence],
+          ),
+          countOf,
+        );
+        // Where the others still see the run as it was, it is the handler itself that ended its job, and what it wrote belongs to that.
+        const isOwnDoing = Effect.map(run(holdingStatement, [job.id, job.fence]), (rows) => rows.length === 1);
+        return tenantOnce(
           app,
           job.appId,
-          Effect.filterOrFail(
-            app
-              .unsafe(
-                `WITH settled AS (${completed} WHERE id = $1 AND fence = $2::bigint AND status = 'processing' RETURNING 1)
-               SELECT count(*)::int AS count FROM settled`,
-                [job.id, job.fence],
-              )
-              .pipe(Effect.flatMap(countOf)),
-            (count) => count === 1,
-            () => new FenceLost(),
+          settle.pipe(
+            Effect.flatMap((count) => (count === 1 ? Effect.succeed(true) : isOwnDoing)),
+            Effect.filterOrFail(
+              (isOurs) => isOurs,
+              () => new FenceLost(),
+            ),
           ),
-        )(run_).pipe(Effect.map(({ isCommitted }) => isCommitted)),
+        )(run_).pipe(Effect.map(({ isCommitted }) => isCommitted));
+      },
     };
   }),
-);
+).pipe(Layer.provide(layerDatabase));

@@ -110,6 +110,8 @@ export interface ClaimOptions {
   readonly turns: ReadonlyArray<Turn>;
   /** Takes the longest waiting instead of the most urgent, which a runner does now and then: no priority waits for ever. */
   readonly isByAge: boolean;
+  /** A whole number by chance: in which order tenants come whose next jobs are equally urgent. */
+  readonly draw: number;
 }
 
 export interface Claim {

@@ -22,26 +22,27 @@ export const makeLook = (options: {
     const telemetry = yield* JobTelemetry;
     let isAnswered = true;
     let noRescueBefore = 0;
+    const rescue = Effect.gen(function* () {
+      if ((yield* Clock.currentTimeMillis) < noRescueBefore) return;
+      const rescued = yield* store.rescue(options.graceMillis);
+      telemetry.rescued(rescued);
+      const abandoned = rescued.deadLetters.length;
+      if (rescued.retried + abandoned > 0) {
+        yield* Effect.logWarning(
+          `Runners vanished with ${rescued.retried + abandoned} jobs; ${abandoned} of them had no attempt left`,
+        );
+      }
+    });
     return Effect.gen(function* () {
-      // Whoever was cut off from the server like this runner gets a lease's time to renew its own.
+      // The first look after an outage rescues nothing: whoever was cut off like this runner gets a lease's time to renew its own.
+      if (isAnswered) yield* rescue;
       const owned = options.owned();
+      if (owned.length === 0 && isAnswered) return yield* worker.suspect([]);
+      const { due, suspects } = yield* store.due(owned);
       if (!isAnswered) {
-        yield* store.due(owned);
         isAnswered = true;
         noRescueBefore = (yield* Clock.currentTimeMillis) + options.graceMillis;
       }
-      const rescued =
-        (yield* Clock.currentTimeMillis) < noRescueBefore
-          ? { retried: 0, deadLetters: [] }
-          : yield* store.rescue(options.graceMillis);
-      telemetry.rescued(rescued);
-      const abandoned = rescued.deadLetters;
-      if (rescued.retried + abandoned.length > 0) {
-        yield* Effect.logWarning(
-          `Runners vanished with ${rescued.retried + abandoned.length} jobs; ${abandoned.length} of them had no attempt left`,
-        );
-      }
-      const { due, suspects } = yield* store.due(owned);
       yield* worker.suspect(suspects);
       yield* Effect.forEach(new Set([...due, ...suspects]), options.wake, { discard: true });
     }).pipe(

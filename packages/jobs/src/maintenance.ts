@@ -7,17 +7,14 @@
  */
 import type * as Sharding from "@effect/cluster/Sharding";
 import * as Singleton from "@effect/cluster/Singleton";
-import * as SqlClient from "@effect/sql/SqlClient";
-import * as PgClient from "@effect/sql-pg/PgClient";
 import type { RetentionPolicy } from "@parametric-portal/database/job-dlq/retention";
 import { DatabaseService } from "@parametric-portal/database/repos";
 import * as Cause from "effect/Cause";
-import * as Context from "effect/Context";
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as S from "effect/Schema";
-import { EngineClient } from "./job-store-sql.js";
+import { EngineClient, layerDatabase } from "./job-store-sql.js";
 import { counter, gauge } from "./metrics.js";
 
 /** How long ended jobs and dead letters are kept, in days. What is left out is kept. */
@@ -144,17 +141,6 @@ const retaining = (options: RetentionOptions) => {
   });
 };
 
-/** The repositories on the engine's pool, which is in the system role. */
-const database = DatabaseService.layer.pipe(
-  Layer.provide(
-    Layer.effectContext(
-      Effect.map(EngineClient, (engine) =>
-        Context.make(PgClient.PgClient, engine).pipe(Context.add(SqlClient.SqlClient, engine as SqlClient.SqlClient)),
-      ),
-    ),
-  ),
-);
-
 export const layer = (options: MaintenanceOptions = {}): Layer.Layer<never, never, Sharding.Sharding | EngineClient> =>
   Layer.mergeAll(
     Layer.effectDiscard(
@@ -166,5 +152,5 @@ export const layer = (options: MaintenanceOptions = {}): Layer.Layer<never, neve
     Singleton.make("stats", measuring(Duration.decode(options.statsEvery ?? "15 seconds"))),
     options.retention === undefined
       ? Layer.empty
-      : Singleton.make("retention", retaining(options.retention)).pipe(Layer.provide(database)),
+      : Singleton.make("retention", retaining(options.retention)).pipe(Layer.provide(layerDatabase)),
   );

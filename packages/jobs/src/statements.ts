@@ -17,7 +17,9 @@ export const tenantsInClaim = 64;
 // For each partition the next tenants after its turn, by a loose scan of idx_jobs_fair; for each of those and each priority the
 // first due jobs, which is a range of that index also behind any number of jobs that are scheduled for later; of all these the
 // first of each tenant, then the second of each … A tenant's jobs are in all partitions, so its place counts over all of them.
-// The lock skips what somebody holds, and the change repeats the state.
+// Between tenants whose next jobs are equally urgent it is drawn: by age, one with a long queue would always be first where a claim
+// takes fewer jobs than there are tenants. The lock skips what somebody holds, and the change repeats the state. Rows are found
+// again where they were seen; one that moved meanwhile is left to the next claim.
 export const claimStatement = `
   WITH turns AS MATERIALIZED (
     SELECT t.partition, t.after FROM unnest($1::smallint[], $2::uuid[]) AS t (partition, after)),
@@ -36,30 +38,30 @@ export const claimStatement = `
           FROM next WHERE n < $3::int AND next.app_id IS NOT NULL))
       SELECT app_id FROM next WHERE app_id IS NOT NULL) a),
   candidates AS MATERIALIZED (
-    SELECT c.id, c.priority, c.scheduled_at,
+    SELECT c.at, c.id, c.priority, c.scheduled_at, uuid_hash_extended(t.app_id, $8::bigint) AS draw,
       row_number() OVER (PARTITION BY t.app_id ORDER BY CASE WHEN $7::boolean THEN NULL ELSE c.priority END, c.scheduled_at, c.id) AS place
     FROM tenants t
     CROSS JOIN unnest(enum_range(NULL::job_priority)) AS p (priority)
     CROSS JOIN LATERAL (
-      SELECT j.id, j.priority, j.scheduled_at FROM jobs j
+      SELECT j.ctid AS at, j.id, j.priority, j.scheduled_at FROM jobs j
       WHERE j.partition = t.partition AND j.app_id = t.app_id AND j.priority = p.priority AND j.scheduled_at <= now()
         AND j.status = 'pending' AND NOT j.suspect
       ORDER BY j.partition, j.app_id, j.priority, j.scheduled_at, j.id
       LIMIT LEAST($4::bigint, ($4::bigint - 1) / t.count + 5)) c),
   picked AS MATERIALIZED (
-    SELECT id FROM candidates
-    ORDER BY place, CASE WHEN $7::boolean THEN NULL ELSE priority END, scheduled_at, id
+    SELECT at FROM candidates
+    ORDER BY place, CASE WHEN $7::boolean THEN NULL ELSE priority END, CASE WHEN $7::boolean THEN NULL ELSE draw END, scheduled_at, id
     LIMIT $4::bigint),
   locked AS MATERIALIZED (
-    SELECT j.id FROM jobs j
-    WHERE j.id IN (SELECT id FROM picked) AND j.status = 'pending' AND NOT j.suspect
+    SELECT j.ctid AS at FROM picked p JOIN jobs j ON j.ctid = p.at
+    WHERE j.status = 'pending' AND NOT j.suspect
     FOR UPDATE OF j SKIP LOCKED),
   claimed AS (
     UPDATE jobs j
     SET updated_at = now(), status = 'processing', attempts = j.attempts + 1, started_at = now(), locked_by = $5, in_company = true,
       locked_until = now() + $6::float8 * interval '1 millisecond', fence = nextval('job_fence')
     FROM locked
-    WHERE j.id = locked.id AND j.status = 'pending'
+    WHERE j.ctid = locked.at AND j.status = 'pending'
     RETURNING ${claimedColumns})
   SELECT NULL::uuid AS id, NULL::bigint AS fence, NULL::uuid AS app_id, NULL::text AS type,
     (SELECT jsonb_agg(jsonb_build_object('partition', l.partition, 'after', l.last)) FROM (
@@ -126,6 +128,10 @@ export const extendStatement = `
   FROM unnest($1::uuid[], $2::bigint[]) AS s (id, fence)
   WHERE j.id = s.id AND j.fence = s.fence AND j.status = 'processing'
   RETURNING j.fence`;
+
+/** Whether a run has its job, as far as is committed. */
+export const holdingStatement =
+  "SELECT FROM jobs j WHERE j.id = $1 AND j.fence = $2::bigint AND j.status = 'processing'";
 
 /** Which of these rows somebody holds. */
 export const lockedStatement = `

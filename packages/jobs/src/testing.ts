@@ -21,6 +21,7 @@ import type { Abandoned } from "@parametric-portal/database/repos";
 import * as Clock from "effect/Clock";
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
+import * as Hash from "effect/Hash";
 import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
 import * as Schedule from "effect/Schedule";
@@ -186,8 +187,9 @@ const make = Effect.sync(() => {
   const at = <A>(use: (now: number) => A) => Effect.map(Clock.currentTimeMillis, use);
 
   const store: (typeof JobStore)["Service"] = {
-    claim: ({ isByAge, leaseMillis, limit, runner, turns }) =>
+    claim: ({ draw, isByAge, leaseMillis, limit, runner, turns }) =>
       at((now) => {
+        const drawn = ({ submission: { appId } }: Row) => Hash.string(`${draw}${appId}`);
         const sorted = waiting(new Set(turns.map(({ partition }) => partition)), false, now).sort(
           isByAge ? byTime : byPriority,
         );
@@ -197,8 +199,14 @@ const make = Effect.sync(() => {
           places.set(row.submission.appId, place + 1);
           return { row, place };
         });
-        // The first of each tenant, then the second of each; sorting is stable.
-        placed.sort((a, b) => a.place - b.place);
+        // The first of each tenant, then the second of each; between equals it is drawn. Sorting is stable.
+        placed.sort(
+          (a, b) =>
+            a.place - b.place ||
+            (isByAge
+              ? 0
+              : order[a.row.submission.priority] - order[b.row.submission.priority] || drawn(a.row) - drawn(b.row)),
+        );
         return {
           jobs: placed.slice(0, limit).map(({ row }) => take(row, runner, leaseMillis, true, now)),
           turns: turns.map(({ partition }) => ({ partition, after: "" })),

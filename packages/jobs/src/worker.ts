@@ -220,6 +220,11 @@ export const make = (options: WorkerOptions) =>
       toSettle.unsafeOpen();
     };
 
+    const fail = (job: Claimed, failure: Ended["failure"], millis: number) => {
+      telemetry.ended(job, failure.outcome, millis, failure.reason);
+      settle(job, failure);
+    };
+
     const back: Ended["failure"] = { outcome: "back", reason: null, error: null, delayMillis: null };
     const isLast = ({ attempts, maxAttempts }: Claimed) => attempts >= maxAttempts;
     const dead = (reason: Failure["reason"], error: string): Ended["failure"] => ({
@@ -271,9 +276,7 @@ export const make = (options: WorkerOptions) =>
         // Committed with what the handler wrote.
         return exit.value === committed ? release(job.partition) : settle(job);
       }
-      const failure = failureOf(run, exit.cause);
-      telemetry.ended(job, failure.outcome, now() - run.began, failure.reason);
-      settle(job, failure);
+      fail(job, failureOf(run, exit.cause), now() - run.began);
     };
 
     const contextOf = (job: Claimed): JobContext => ({
@@ -349,21 +352,11 @@ export const make = (options: WorkerOptions) =>
       telemetry.started(job);
       const handler = handlers.get(job.type);
       if (handler === undefined) {
-        const failure = retryOrDead(
-          job,
-          defaultPolicy,
-          "HandlerMissing",
-          `No handler for ${job.type} on runner ${options.runner}`,
-        );
-        telemetry.ended(job, failure.outcome, 0, failure.reason);
-        return settle(job, failure);
+        const problem = `No handler for ${job.type} on runner ${options.runner}`;
+        return fail(job, retryOrDead(job, defaultPolicy, "HandlerMissing", problem), 0);
       }
       const payload = decoded(handler, job);
-      if (Either.isLeft(payload)) {
-        const failure = dead("Validation", boundText(payload.left));
-        telemetry.ended(job, failure.outcome, 0, failure.reason);
-        return settle(job, failure);
-      }
+      if (Either.isLeft(payload)) return fail(job, dead("Validation", boundText(payload.left)), 0);
       const run: Run = { job, handler, began, fiber: undefined, ended: undefined };
       const fiber = forkOf(handler, job.appId)(effectOf(job, handler, payload.right));
       const exit = fiber.unsafePoll();
@@ -413,6 +406,7 @@ export const make = (options: WorkerOptions) =>
     const claim = (open: ReadonlyArray<Drain>, limit: number, isByAge: boolean) =>
       Effect.gen(function* () {
         const before = open.map(({ after, partition, wakes }) => ({ after, partition, wakes }));
+        const draw = yield* Random.nextInt;
         const { jobs, turns } = yield* answered(
           store
             .claim({
@@ -421,6 +415,7 @@ export const make = (options: WorkerOptions) =>
               limit,
               turns: before.map(({ after, partition }) => ({ after, partition })),
               isByAge,
+              draw,
             })
             .pipe(Effect.ensuring(Effect.sync(() => (reserved -= limit)))),
         );

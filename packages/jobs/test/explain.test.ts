@@ -77,6 +77,7 @@ layer(OneConnection, { excludeTestServices: true, timeout: "2 minutes" })("the r
         limit: 100,
         turns: partitions.map((partition) => ({ partition, after: "" })),
         isByAge: false,
+        draw: 1,
       });
       yield* uses("idx_jobs_fair", claim);
       yield* uses("idx_jobs_scheduled", store.due(partitions));

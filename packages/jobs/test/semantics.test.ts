@@ -143,6 +143,27 @@ layer(TestJobs, { excludeTestServices: true, timeout: "3 minutes" })("of jobs", 
       }),
   );
 
+  it.effect("a handler that cancels its own job leaves it cancelled, and what it wrote is there", () =>
+    Effect.gen(function* () {
+      for (const transactional of [true, false]) {
+        const appId = yield* newApp("cancels itself");
+        const Gives = JobType.make(`semantics.gives-up.${transactional}`, { payload: S.Struct({}), transactional });
+        const handlers = Gives.toLayer((_, { attempt, jobId }) =>
+          Effect.zipRight(mark(jobId, attempt), Effect.uninterruptible(Jobs.cancel(jobId))),
+        );
+        yield* Effect.gen(function* () {
+          const worker = yield* Worker;
+          yield* Jobs.submit(Gives, {}, { appId });
+          yield* until(appId, Gives.name, (states) => states.every(({ status }) => status === "cancelled"));
+          yield* Effect.repeat(Effect.sync(worker.running), { until: (_) => _ === 0 });
+        }).pipe(Effect.provide(Runner.layerSingle({ handlers })));
+        assert.deepStrictEqual(yield* statesOf(appId, Gives.name), [
+          { status: "cancelled", attempts: 1, errors: 0, marks: 1, count: 1 },
+        ]);
+      }
+    }),
+  );
+
   it.scoped("what runs when a runner is told to stop ends within its grace, once", () =>
     Effect.gen(function* () {
       const appId = yield* newApp("stops");

@@ -270,6 +270,29 @@ export const conformance = <R>(it: Vitest.MethodsNonLive<R, boolean>, backend: B
     }),
   );
 
+  it.effect("a tenant with a long queue holds up no other, also where one job runs at a time", () =>
+    Effect.gen(function* () {
+      const [busy, calm] = [yield* backend.newTenant, yield* backend.newTenant];
+      const seen: Array<string> = [];
+      const isOpen = yield* Deferred.make<void>();
+      const type = JobType.make("conform.fair", { payload: Anything });
+      const handlers = type.toLayer(({ n }, { appId }) =>
+        n === 0 ? Deferred.await(isOpen) : Effect.sync(() => seen.push(appId)),
+      );
+      const several = (count: number) => Array.from({ length: count }, (_, n) => ({ payload: { n: n + 1 } }));
+      yield* Effect.gen(function* () {
+        const first = yield* Jobs.submit(type, { n: 0 }, { appId: busy });
+        yield* until(first.jobId, ({ status }) => status === "processing");
+        const long = yield* Jobs.submitMany(type, several(60), { appId: busy });
+        const short = yield* Jobs.submitMany(type, several(5), { appId: calm });
+        yield* Deferred.succeed(isOpen, undefined);
+        for (const { jobId } of [...long, ...short]) yield* ended(jobId);
+        // It is drawn whose turn it is: that they are among the last is one chance in 10,000,000,000.
+        assert.isBelow(seen.lastIndexOf(calm), 58, seen.map((_) => (_ === calm ? "c" : "b")).join(""));
+      }).pipe(backend.withRunner(handlers, { concurrency: 1 }));
+    }),
+  );
+
   it.effect("a dedupe key holds while its job is unfinished, in its tenant and type", () =>
     Effect.gen(function* () {
       const appId = yield* backend.newTenant;
