@@ -7,7 +7,8 @@
  * - Nested transactions are savepoints, and run one after the other: two side by side on one connection would release and
  *   roll back each other's savepoints. A statement that runs beside a nested transaction in the same outer one is part of
  *   whichever savepoint is open; do not run them side by side.
- * - A scope's role and tenant hold for exactly its own transaction or savepoint.
+ * - A scope's role and tenant hold for exactly its own transaction or savepoint. A fiber that outlives it cannot reach the
+ *   connection any more, which may be another tenant's by then: its statements fail with `SqlError`.
  *
  * {@link withTransaction} replaces `sql.withTransaction` on the clients of `Client.layer`; on another client call it directly.
  */
@@ -74,6 +75,40 @@ const rollBack = (connection: SqlConnection.Connection) =>
     Effect.logDebug("ROLLBACK was not answered; the server has rolled back", error),
   );
 
+const hasEnded = () =>
+  new SqlError({
+    cause: { code: "25P01" },
+    message: "The transaction has ended: a fiber that outlives it cannot use it. Join the fiber inside.",
+  });
+
+const isHalfDone = () =>
+  new SqlError({
+    cause: { code: "25001" },
+    message:
+      "The transaction ended while one inside it was open in another fiber: everything was rolled back, because half of that one would have been committed. Join the fiber inside.",
+  });
+
+/** Ends the transaction of an effect that has ended, whose fibers cannot reach it any more. `last` runs in it before it commits. */
+const end = <A, E, E2>(
+  own: SqlConnection.Connection,
+  gate: Queue.Queue<void>,
+  exit: Exit.Exit<A, E>,
+  last: Effect.Effect<unknown, E2>,
+): Effect.Effect<A, E | E2 | SqlError> =>
+  Effect.gen(function* () {
+    if (Exit.isFailure(exit)) {
+      yield* rollBack(own);
+      return yield* exit;
+    }
+    if (yield* Queue.isEmpty(gate)) {
+      yield* rollBack(own);
+      return yield* isHalfDone();
+    }
+    yield* Effect.tapErrorCause(last, () => rollBack(own));
+    yield* commit(own);
+    return exit.value;
+  });
+
 /** A connection with an open transaction. It goes back to the pool with the scope, and the caller ends the transaction before. */
 const begin = (sql: SqlClient.SqlClient, { settings }: Around) =>
   sql.reserve.pipe(
@@ -90,18 +125,15 @@ const outer = <A, E, R>(sql: SqlClient.SqlClient, around: Around, effect: Effect
       const scope = yield* Scope.make();
       const gate = yield* makeGate;
       const run = Effect.gen(function* () {
-        const connection = yield* Scope.extend(begin(sql, around), scope);
+        const own = yield* Scope.extend(begin(sql, around), scope);
+        const connection = new ClosableConnection(own, hasEnded);
         const exit = yield* restore(effect).pipe(
           Effect.provideService(SqlClient.TransactionConnection, [connection, 0]),
           Effect.provideService(CurrentFrame, { connection, gate, scope: around.scope }),
           Effect.exit,
         );
-        if (Exit.isFailure(exit)) {
-          yield* rollBack(connection);
-        } else {
-          yield* commit(connection);
-        }
-        return yield* exit;
+        yield* connection.close;
+        return yield* end(own, gate, exit, Effect.void);
       });
       return yield* Effect.onExit(run, (exit) => Scope.close(scope, exit));
     }),
@@ -328,20 +360,6 @@ export interface Once<A> {
   readonly isCommitted: boolean;
 }
 
-const hasEnded = () =>
-  new SqlError({
-    cause: { code: "25P01" },
-    message:
-      "The handler's transaction has ended: a fiber that outlives its handler cannot use it. Join the fiber in the handler.",
-  });
-
-const isHalfDone = () =>
-  new SqlError({
-    cause: { code: "25001" },
-    message:
-      "The handler ended while a transaction inside its own was open in another fiber: everything was rolled back, because half of that one would have been committed. Join the fiber in the handler.",
-  });
-
 /**
  * Runs an effect in one transaction of a tenant's scope that begins when the effect first touches the database. When it succeeds
  * and did, `last` runs in the same transaction before it commits: all of it is there afterwards, or nothing. Fibers that outlive the
@@ -408,21 +426,16 @@ export const tenantOnce =
             return { value: yield* exit, isCommitted: false };
           }
           const { frame, own } = opened;
-          if (Exit.isFailure(exit)) {
-            yield* rollBack(own);
-            return { value: yield* exit, isCommitted: false };
-          }
-          if (yield* Queue.isEmpty(gate)) {
-            yield* rollBack(own);
-            return yield* isHalfDone();
-          }
-          yield* last.pipe(
-            Effect.provideService(SqlClient.TransactionConnection, [own, 0]),
-            Effect.provideService(CurrentFrame, { ...frame, connection: own }),
-            Effect.tapErrorCause(() => rollBack(own)),
+          const value = yield* end(
+            own,
+            gate,
+            exit,
+            last.pipe(
+              Effect.provideService(SqlClient.TransactionConnection, [own, 0]),
+              Effect.provideService(CurrentFrame, { ...frame, connection: own }),
+            ),
           );
-          yield* commit(own);
-          return { value: exit.value, isCommitted: true };
+          return { value, isCommitted: true };
         });
         return yield* Effect.onExit(run, (exit) => Scope.close(scope, exit));
       }),

@@ -8,6 +8,7 @@ import * as Either from "effect/Either";
 import * as Exit from "effect/Exit";
 import * as Fiber from "effect/Fiber";
 import * as Option from "effect/Option";
+import * as Stream from "effect/Stream";
 import * as Client from "../src/client.js";
 import { DatabaseService } from "../src/repos.js";
 import { classify } from "../src/sql-state.js";
@@ -170,6 +171,61 @@ layer(TestDatabase, { excludeTestServices: true })("scopes", (it) => {
           const sql = yield* SqlClient.SqlClient;
           assert.deepStrictEqual(yield* sql`SELECT current_tenant() AS tenant`, [{ tenant: null }]);
         }).pipe(Effect.provide(one));
+      }),
+    );
+
+    it.effect("is closed to a fiber that outlives it, beside another tenant's and later", () =>
+      Effect.gen(function* () {
+        const url = yield* TestUrl;
+        const [a, b] = [yield* newTenant, yield* newTenant];
+        const [beside, later] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()];
+        const assertEnded = (fiber: Fiber.Fiber<unknown, unknown>) =>
+          Effect.map(Fiber.await(fiber), (exit) => {
+            assert.isTrue(Exit.isFailure(exit), `it saw ${JSON.stringify(exit)}`);
+            assert.match(String(exit), /The transaction has ended: a fiber that outlives it cannot use it/);
+          });
+        yield* Effect.gen(function* () {
+          const sql = yield* SqlClient.SqlClient;
+          const read = sql`SELECT id FROM apps`;
+          const ways: ReadonlyArray<Effect.Effect<unknown, unknown, SqlClient.SqlClient>> = [
+            read,
+            read.raw,
+            read.values,
+            Stream.runCollect(read.stream),
+            sql.withTransaction(read),
+            Client.tenant(a)(read),
+          ];
+          const after = (moment: Deferred.Deferred<void>) =>
+            Effect.forEach(ways, (reads) => Effect.forkDaemon(Effect.zipRight(Deferred.await(moment), reads)));
+          const [first, second] = yield* Client.tenant(a)(Effect.all([after(beside), after(later)]));
+          yield* Client.tenant(b)(
+            Effect.gen(function* () {
+              yield* Deferred.succeed(beside, undefined);
+              yield* Effect.forEach(first, assertEnded);
+              assert.deepStrictEqual(yield* read, [{ id: b }]);
+            }),
+          );
+          yield* Deferred.succeed(later, undefined);
+          yield* Effect.forEach(second, assertEnded);
+        }).pipe(Effect.provide(Client.layer({ url, maxConnections: 1 })));
+      }),
+    );
+
+    it.effect("is rolled back when it ends while a transaction inside it is open in another fiber", () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const appId = yield* newTenant;
+        const [isHalf, go] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()];
+        const enqueued = db.jobs.enqueue(work(appId));
+        const inner = Effect.all([enqueued, Deferred.succeed(isHalf, undefined), Deferred.await(go), enqueued]);
+        const error = yield* Effect.flip(
+          Client.tenant(appId)(
+            Effect.all([enqueued, Effect.forkDaemon(db.withTransaction(inner)), Deferred.await(isHalf)]),
+          ),
+        );
+        assert.match(error.message, /The transaction ended while one inside it was open in another fiber/);
+        yield* Deferred.succeed(go, undefined);
+        assert.strictEqual(yield* Client.tenant(appId)(db.jobs.count()), 0);
       }),
     );
 

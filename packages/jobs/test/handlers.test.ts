@@ -40,7 +40,7 @@ const assertEnded = (exit: Exit.Exit<unknown, unknown>) => {
   if (Exit.isSuccess(exit)) return assert.fail(`it saw ${JSON.stringify(exit.value)}`);
   const error = exit.cause._tag === "Fail" ? exit.cause.error : exit.cause;
   assert.instanceOf(error, SqlError);
-  assert.match(String((error as SqlError).message), /^The handler's transaction has ended/);
+  assert.match(String((error as SqlError).message), /^The transaction has ended/);
 };
 
 layer(TestJobs, { excludeTestServices: true, timeout: "2 minutes" })("the connections of handlers", (it) => {
@@ -117,7 +117,7 @@ layer(TestJobs, { excludeTestServices: true, timeout: "2 minutes" })("the connec
         const { jobId } = yield* Jobs.submit(Half, {}, { appId });
         const { lastError, status } = yield* ended(jobId);
         assert.strictEqual(status, "dead");
-        assert.match(lastError ?? "", /The handler ended while a transaction inside its own was open/);
+        assert.match(lastError ?? "", /The transaction ended while one inside it was open/);
         yield* Deferred.succeed(go, undefined);
         for (const reader of readers) assertEnded(yield* Fiber.await(reader));
         const own = yield* SqlClient.SqlClient;
