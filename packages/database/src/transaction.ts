@@ -258,6 +258,18 @@ const inScope =
       return yield* transact(sql, plain)(effect);
     });
 
+/**
+ * Runs an effect outside whatever transaction and scope the fiber is in: each statement on a connection of its client's pool.
+ * Inside them, and in a job's handler, the statements of **another** database's client need it, because all clients of
+ * `@effect/sql` look for a transaction in the same place.
+ */
+export const outside = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.mapInputContext(
+    effect,
+    (context: Context.Context<R>) =>
+      Context.omit(SqlClient.TransactionConnection, CurrentFrame)(context as never) as Context.Context<R>,
+  );
+
 const isUuid = S.is(S.UUID);
 
 /** A tenant's scope and its settings, or undefined when the id is no uuid, which is what makes it safe inside the message. */

@@ -59,6 +59,7 @@ export const startRunner = (name: string, release: "deployed" | "repaired") =>
       "health-port": 0,
       concurrency: 6,
       lease: `${leaseSeconds} seconds`,
+      "missing-handler-wait": "200 millis",
       grace: "3 seconds",
     };
     const args = Object.entries(options).flatMap(([option, value]) => [`--${option}`, `${value}`]);

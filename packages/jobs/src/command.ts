@@ -125,13 +125,27 @@ const options = {
     Options.withDefault(500),
     Options.withDescription("Most jobs in one claim (RUNNER_BATCH_SIZE; default 500)"),
   ),
-  lease: duration("lease", "RUNNER_LEASE", "6 seconds").pipe(
+  lease: duration("lease", "RUNNER_LEASE", "5 seconds").pipe(
     Options.withDescription(
-      "How long a job stays the runner's without a sign of life (RUNNER_LEASE; default 6 seconds)",
+      "How long a job stays the runner's without a sign of life (RUNNER_LEASE; default 5 seconds)",
+    ),
+  ),
+  shardExpiry: duration("shard-expiry", "RUNNER_SHARD_EXPIRY", "5 seconds").pipe(
+    Options.withDescription(
+      "How long a runner that vanished keeps its part of the queue (RUNNER_SHARD_EXPIRY; default 5 seconds)",
     ),
   ),
   grace: duration("grace", "RUNNER_GRACE", "10 seconds").pipe(
     Options.withDescription("How long a stop waits for running jobs (RUNNER_GRACE; default 10 seconds)"),
+  ),
+  connections: integer("connections", "RUNNER_CONNECTIONS", 1, 10_000).pipe(
+    Options.withDefault(10),
+    Options.withDescription("Most database connections of the handlers (RUNNER_CONNECTIONS; default 10)"),
+  ),
+  missingHandlerWait: duration("missing-handler-wait", "RUNNER_MISSING_HANDLER_WAIT", "10 seconds").pipe(
+    Options.withDescription(
+      "When a job is tried again whose type has no handler here; then three times as long each time (RUNNER_MISSING_HANDLER_WAIT; default 10 seconds)",
+    ),
   ),
   healthPort: integer("health-port", "RUNNER_HEALTH_PORT", 0, 65_535).pipe(
     Options.withDefault(8080),
@@ -211,6 +225,7 @@ const run = (given: Given) =>
       batchSize: given.batchSize,
       lease: given.lease,
       grace: given.grace,
+      missingHandler: { initial: given.missingHandlerWait },
       retention: retentionOf(given),
     };
     const runner: Layer.Layer<
@@ -224,9 +239,12 @@ const run = (given: Given) =>
           host: given.host,
           port: given.port,
           listenHost: Option.getOrUndefined(given.listenHost),
+          shardExpiry: given.shardExpiry,
         });
     const database = Layer.merge(DatabaseService.layer, JobStoreSql.layerDesk).pipe(
-      Layer.provideMerge(Client.layerConfig({ applicationName: "parametric-portal handlers" })),
+      Layer.provideMerge(
+        Client.layerConfig({ applicationName: "parametric-portal handlers", maxConnections: given.connections }),
+      ),
     );
     const working = runner.pipe(Layer.provide([layerTelemetry, database]));
     const watched =

@@ -290,11 +290,7 @@ export const layer: Layer.Layer<JobStore, never, EngineClient | SqlClient.SqlCli
       statement: string,
       parameters: ReadonlyArray<unknown>,
     ): Effect.Effect<ReadonlyArray<unknown>, SqlError> =>
-      Effect.mapInputContext(
-        engine.unsafe(statement, parameters as never).withoutTransform,
-        (context: Context.Context<never>) =>
-          Context.omit(SqlClient.TransactionConnection)(context as never) as Context.Context<never>,
-      );
+      Client.outside(engine.unsafe(statement, parameters as never).withoutTransform);
     const held = (rows: ReadonlyArray<Held>) => [rows.map((_) => _.id), rows.map((_) => _.fence)];
 
     /**

@@ -50,11 +50,11 @@ export interface ClusterOptions<E, R> extends RunnerOptions<E, R> {
   readonly port: number;
   /** Where it listens, if that is another address. */
   readonly listenHost?: string | undefined;
-  /** How long a runner that vanished keeps its shards. Default 6 seconds. */
+  /** How long a runner that vanished keeps its shards. Default 5 seconds. */
   readonly shardExpiry?: Duration.DurationInput | undefined;
 }
 
-const defaultLease: Duration.DurationInput = "6 seconds";
+const defaultLease: Duration.DurationInput = "5 seconds";
 
 /** A name that no other runner has, unless one is given. */
 export const nameOf = (given: string | undefined) =>
@@ -135,7 +135,7 @@ export const layerCluster = <E, R>(
   E | SqlError | SocketServerError,
   Exclude<R, JobHandlers> | SqlClient.SqlClient | PgClient.PgClient
 > => {
-  const shardExpiry = Duration.decode(options.shardExpiry ?? "6 seconds");
+  const shardExpiry = Duration.decode(options.shardExpiry ?? "5 seconds");
   const shardingConfig = {
     ...sharding(options.grace),
     runnerAddress: Option.some(RunnerAddress.make(options.host, options.port)),

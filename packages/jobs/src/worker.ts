@@ -34,7 +34,7 @@ import { type Handler, JobHandlers } from "./handlers.js";
 import { type Claimed, type Failure, FenceLost, type Held, JobStore, type Settlement } from "./job-store.js";
 import { type JobContext, JobPostponed, JobRejected } from "./job-type.js";
 import { partitionOf } from "./partition.js";
-import { delayMillis, maxDelayMillis, policyOf, type RetryPolicy } from "./retry.js";
+import { delayMillis, maxDelayMillis, policyOf, type RetryOptions, type RetryPolicy } from "./retry.js";
 import { JobTelemetry } from "./telemetry.js";
 
 export interface WorkerOptions {
@@ -44,7 +44,7 @@ export interface WorkerOptions {
   readonly concurrency?: number | undefined;
   /** Most jobs in one claim. Default 500. */
   readonly batchSize?: number | undefined;
-  /** How long a claimed job stays the runner's without a sign of life; it gives three in that time. Default 6 seconds. */
+  /** How long a claimed job stays the runner's without a sign of life; it gives three in that time. Default 5 seconds. */
   readonly lease?: Duration.DurationInput | undefined;
   /** How long a stop waits for running jobs before it interrupts them and gives them back. Default 10 seconds. */
   readonly grace?: Duration.DurationInput | undefined;
@@ -54,6 +54,11 @@ export interface WorkerOptions {
    * however long that takes: beside others it could not be blamed.
    */
   readonly patience?: Duration.DurationInput | undefined;
+  /**
+   * When jobs are tried again whose type has no handler here: a deployment may be under way, and others may know the type already.
+   * Default 10 seconds, three times as long each time, at most an hour: five attempts are between three and seven minutes.
+   */
+  readonly missingHandler?: Omit<RetryOptions, "maxAttempts"> | undefined;
 }
 
 export class Worker extends Context.Tag("@parametric-portal/jobs/Worker")<
@@ -120,7 +125,6 @@ const misfit = (error: ParseError) => {
   return `${path === "" ? "" : ` at ${path}`}: ${problem.length > 500 ? `${problem.slice(0, 500)}…` : problem}`;
 };
 
-const defaultPolicy = policyOf() as RetryPolicy;
 /** Until when a smaller claim than a quarter of all slots waits for more of them to become free. */
 const worthwhileMillis = 20;
 /** How often everything that nobody tells is looked at: lost ownership above all. */
@@ -142,7 +146,7 @@ export const make = (options: WorkerOptions) =>
     // Claims that are under way at a time, each for its own share of the partitions: while the server works on one, the jobs of
     // the other start. Only where slots are many; with few, the most urgent job of all partitions goes first.
     const lanes = concurrency >= 2 * batchSize ? 2 : 1;
-    const leaseMillis = Duration.toMillis(options.lease ?? "6 seconds");
+    const leaseMillis = Duration.toMillis(options.lease ?? "5 seconds");
     const grace = Duration.decode(options.grace ?? "10 seconds");
     const patienceMillis = Duration.toMillis(options.patience ?? "10 seconds");
     for (const [field, value] of [
@@ -156,6 +160,13 @@ export const make = (options: WorkerOptions) =>
           new InvalidInput({ operation: "Runner", field, problem: `is ${value}; it must be 1 or more` }),
         );
       }
+    }
+    const { factor = 3, initial = "10 seconds", ...others } = options.missingHandler ?? {};
+    const missingPolicy = policyOf({ ...others, factor, initial });
+    if (typeof missingPolicy === "string") {
+      return yield* Effect.die(
+        new InvalidInput({ operation: "Runner", field: "missingHandler", problem: missingPolicy }),
+      );
     }
     const runFork = Runtime.runFork(runtime);
     const scope = yield* Effect.scope;
@@ -353,7 +364,7 @@ export const make = (options: WorkerOptions) =>
       const handler = handlers.get(job.type);
       if (handler === undefined) {
         const problem = `No handler for ${job.type} on runner ${options.runner}`;
-        return fail(job, retryOrDead(job, defaultPolicy, "HandlerMissing", problem), 0);
+        return fail(job, retryOrDead(job, missingPolicy, "HandlerMissing", problem), 0);
       }
       const payload = decoded(handler, job);
       if (Either.isLeft(payload)) return fail(job, dead("Validation", boundText(payload.left)), 0);

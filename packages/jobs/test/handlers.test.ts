@@ -126,6 +126,39 @@ layer(TestJobs, { excludeTestServices: true, timeout: "2 minutes" })("the connec
     }),
   );
 
+  it.scoped("another database is reached by what says that it is outside, and by nothing else", () =>
+    Effect.gen(function* () {
+      const appId = yield* newApp("elsewhere");
+      const url = yield* TestUrl;
+      const pool = yield* onePool;
+      const other = yield* Layer.build(Client.layer({ url, maxConnections: 1, applicationName: "elsewhere" }));
+      const elsewhere = Context.get(other, SqlClient.SqlClient);
+      const where = elsewhere`SELECT current_setting('application_name') AS name, current_setting('role') AS role`;
+      const seen: Array<unknown> = [];
+      const kinds = [true, false].map((transactional) =>
+        JobType.make(`handlers.elsewhere.${transactional}`, { ...empty, transactional }),
+      );
+      const handlers = kinds.map((kind) =>
+        kind.toLayer(() =>
+          Effect.gen(function* () {
+            const [outside] = yield* Client.outside(where);
+            const [inside] = yield* where;
+            seen.push({ ...outside }, inside?.role);
+          }),
+        ),
+      );
+      const [first = Layer.empty, second = Layer.empty] = handlers;
+      yield* Effect.gen(function* () {
+        for (const kind of kinds) {
+          const { jobId } = yield* Jobs.submit(kind, {}, { appId });
+          assert.strictEqual((yield* ended(jobId)).status, "completed");
+        }
+      }).pipe(withRunner(pool, Layer.merge(first, second)));
+      const alone = { name: "elsewhere", role: "none" };
+      assert.deepStrictEqual(seen, [alone, "parametric_tenant", alone, "parametric_tenant"]);
+    }),
+  );
+
   it.scoped("a fiber that still waits for a connection when its handler ends does not keep it", () =>
     Effect.gen(function* () {
       const appId = yield* newApp("waits");

@@ -62,7 +62,7 @@ const recording = Tracer.make({
   context: (run) => run(),
 });
 
-const TestTraced = Runner.layerSingle({ handlers }).pipe(
+const TestTraced = Runner.layerSingle({ handlers, missingHandler: { initial: "50 millis" } }).pipe(
   Layer.provideMerge(JobStoreSql.layerDesk),
   Layer.provideMerge(TestDatabase),
   Layer.provideMerge(Layer.merge(Layer.setTracer(recording), Layer.succeed(Spans, spans))),

@@ -15,6 +15,7 @@ import type { JobHandlers } from "../../src/handlers.js";
 import type { JobDesk } from "../../src/job-store.js";
 import * as JobType from "../../src/job-type.js";
 import * as Jobs from "../../src/jobs.js";
+import type { WorkerOptions } from "../../src/worker.js";
 
 /** A dead letter as both have it. */
 export interface Letter {
@@ -32,7 +33,7 @@ export interface Backend<R> {
   /** A runner with these handlers, for as long as the effect runs. */
   readonly withRunner: (
     handlers: Layer.Layer<never, never, JobHandlers>,
-    options?: { readonly concurrency?: number },
+    options?: Pick<WorkerOptions, "concurrency" | "missingHandler">,
   ) => <A, E>(effect: Effect.Effect<A, E, R | JobDesk>) => Effect.Effect<A, unknown, R>;
   /** Lets time pass: the test's, or the world's. */
   readonly pass: (millis: number) => Effect.Effect<void>;
@@ -202,7 +203,7 @@ export const conformance = <R>(it: Vitest.MethodsNonLive<R, boolean>, backend: B
         const { attempts, errorHistory, errorReason } = yield* theLetter(appId, jobId);
         assert.deepStrictEqual([errorReason, attempts, errorHistory.length], ["HandlerMissing", 2, 2]);
         assert.match(errorHistory[0]?.error ?? "", /No handler for conform\.unknown/);
-      }).pipe(backend.withRunner(Layer.empty as Layer.Layer<never>));
+      }).pipe(backend.withRunner(Layer.empty as Layer.Layer<never>, { missingHandler: quick }));
     }),
   );
 

@@ -68,7 +68,7 @@ export const startRunner = (url: Redacted.Redacted, given: Partial<Task> & { rea
       killAfter: 1,
       graceMillis: 5000,
       // The defaults, or less of what a test waits for most of its time.
-      leaseMillis: rounds(6000, 3000),
+      leaseMillis: rounds(5000, 3000),
       ...rest,
     };
     const tsx = pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href;
