@@ -1,6 +1,5 @@
 import { randomUUID } from "node:crypto";
 import { createRequire } from "node:module";
-import { createServer } from "node:net";
 import { join } from "node:path";
 import * as SqlClient from "@effect/sql/SqlClient";
 import { assert, describe, it } from "@effect/vitest";
@@ -15,7 +14,7 @@ import * as Migrator from "../src/migrator.js";
 import { rounds } from "./support/campaign.js";
 import { urlAs } from "./support/database.js";
 import type {} from "./support/global-setup.js";
-import { portalDb, root, start, startPortalDb, withUrl } from "./support/portal-db.js";
+import { freePort, portalDb, root, start, startPortalDb, withUrl } from "./support/portal-db.js";
 
 // Each process loads the whole command, and up to eight share two cores with the other test files.
 vi.setConfig({ testTimeout: 300_000 });
@@ -66,14 +65,6 @@ const newLogin = (url: Redacted.Redacted, attributes: string) =>
     yield* Effect.addFinalizer(() => Effect.orDie(execute(url, `DROP OWNED BY ${name}; DROP ROLE ${name}`)));
     return { name, url: urlAs(url, name, "secret") };
   });
-
-const freePort = Effect.async<number>((resume) => {
-  const probe = createServer();
-  probe.listen(0, "127.0.0.1", () => {
-    const address = probe.address();
-    probe.close(() => resume(Effect.succeed(typeof address === "object" && address !== null ? address.port : 0)));
-  });
-});
 
 describe("portal-db", () => {
   it.scopedLive("status, check and migrate tell a database that is behind from one that is up to date", () =>

@@ -4,11 +4,11 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
 import { newTenant, TestDatabase, TestUrl } from "../../database/test/support/database.js";
-import { withUrl } from "../../database/test/support/portal-db.js";
+import { freePort, withUrl } from "../../database/test/support/portal-db.js";
 import * as JobStoreSql from "../src/job-store-sql.js";
 import * as Jobs from "../src/jobs.js";
 import { Endless, Failing, Fine } from "./support/kinds.js";
-import { answers, ask, beside, freePort, runRunner, startRunner } from "./support/process.js";
+import { answers, ask, beside, runRunner, startRunner } from "./support/process.js";
 import { parse, sum } from "./support/scrape.js";
 
 const TestJobs = Layer.provideMerge(JobStoreSql.layerDesk, TestDatabase);

@@ -3,13 +3,14 @@ import { layer } from "@effect/vitest";
 import * as Client from "@parametric-portal/database/client";
 import { DatabaseService } from "@parametric-portal/database/repos";
 import * as Effect from "effect/Effect";
+import { newTenant } from "../../database/test/support/database.js";
 import * as Runner from "../src/runner.js";
 import { conformance } from "./support/conformance.js";
-import { newApp, TestJobs } from "./support/runners.js";
+import { TestJobs } from "./support/runners.js";
 
 layer(TestJobs, { excludeTestServices: true, timeout: "2 minutes" })("on PostgreSQL", (it) => {
   conformance(it, {
-    newTenant: newApp("conform"),
+    newTenant: newTenant,
     withRunner: (handlers, options) => (effect) =>
       Effect.provide(effect, Runner.layerSingle({ handlers, patience: "1 second", ...options })) as never,
     pass: (millis) => Effect.sleep(millis),

@@ -3,10 +3,10 @@ import { assert, layer } from "@effect/vitest";
 import * as Clock from "effect/Clock";
 import * as Effect from "effect/Effect";
 import { isFull, rounds } from "../../database/test/support/campaign.js";
-import { TestUrl } from "../../database/test/support/database.js";
+import { newTenant, TestUrl } from "../../database/test/support/database.js";
 import * as Jobs from "../src/jobs.js";
 import { Boundary, Effectful, Failing, Plain } from "./support/runner-process.js";
-import { assertWhole, newApp, startRunner, TestJobs, untilEnded } from "./support/runners.js";
+import { assertWhole, startThree, TestJobs, untilEnded } from "./support/runners.js";
 
 const submitted = rounds(2000, 300);
 // In a reduced run those between which an effect can be lost or be there twice.
@@ -38,15 +38,8 @@ layer(TestJobs, { excludeTestServices: true, timeout: "10 minutes" })("kill -9",
       () =>
         Effect.gen(function* () {
           const url = yield* TestUrl;
-          const appId = yield* newApp(boundary);
-          const [victim] = yield* Effect.all(
-            [
-              startRunner(url, { killAt: boundary, killAfter: killAfter[boundary] }),
-              startRunner(url),
-              startRunner(url),
-            ],
-            { concurrency: 3 },
-          );
+          const appId = yield* newTenant;
+          const [victim] = yield* startThree(url, { killAt: boundary, killAfter: killAfter[boundary] });
           yield* submit(appId);
           // Another runner may have been quicker than the one that waits for its moment.
           let more = 0;
@@ -73,8 +66,8 @@ layer(TestJobs, { excludeTestServices: true, timeout: "10 minutes" })("kill -9",
     () =>
       Effect.gen(function* () {
         const url = yield* TestUrl;
-        const appId = yield* newApp("two");
-        const [a, b] = yield* Effect.all([startRunner(url), startRunner(url), startRunner(url)], { concurrency: 3 });
+        const appId = yield* newTenant;
+        const [a, b] = yield* startThree(url);
         yield* submit(appId);
         yield* Effect.sleep("300 millis");
         yield* Effect.zipRight(a.kill("SIGKILL"), b.kill("SIGKILL"));
@@ -94,8 +87,8 @@ layer(TestJobs, { excludeTestServices: true, timeout: "10 minutes" })("kill -9",
     () =>
       Effect.gen(function* () {
         const url = yield* TestUrl;
-        const appId = yield* newApp("frozen");
-        const [frozen] = yield* Effect.all([startRunner(url), startRunner(url), startRunner(url)], { concurrency: 3 });
+        const appId = yield* newTenant;
+        const [frozen] = yield* startThree(url);
         yield* submit(appId);
         yield* Effect.sleep("200 millis");
         yield* frozen.kill("SIGSTOP");

@@ -14,13 +14,13 @@ import * as S from "effect/Schema";
 import { parseAllDocuments, parse as parseYaml } from "yaml";
 import { newTenant, TestDatabase, TestUrl } from "../../database/test/support/database.js";
 import { tableUnder } from "../../database/test/support/markdown.js";
-import { root, withUrl } from "../../database/test/support/portal-db.js";
+import { freePort, root, withUrl } from "../../database/test/support/portal-db.js";
 import { command } from "../src/command.js";
 import * as JobStoreSql from "../src/job-store-sql.js";
 import * as Jobs from "../src/jobs.js";
 import { type MetricInfo, metrics } from "../src/metrics.js";
 import { Failing, Fine } from "./support/kinds.js";
-import { answers, beside, freePort, startRunner } from "./support/process.js";
+import { answers, beside, startRunner } from "./support/process.js";
 import { parse } from "./support/scrape.js";
 
 const read = (name: string) => fs.readFileSync(join(root, "deploy", name), "utf8");

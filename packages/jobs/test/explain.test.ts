@@ -6,12 +6,13 @@ import * as Client from "@parametric-portal/database/client";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as S from "effect/Schema";
+import { newTenant } from "../../database/test/support/database.js";
 import { JobStore } from "../src/job-store.js";
 import * as JobStoreSql from "../src/job-store-sql.js";
 import * as JobType from "../src/job-type.js";
 import * as Jobs from "../src/jobs.js";
 import { partitions } from "../src/partition.js";
-import { newApp, TestJobs } from "./support/runners.js";
+import { TestJobs } from "./support/runners.js";
 
 const Waits = JobType.make("test.waits", { payload: S.Struct({ n: S.Number }) });
 
@@ -38,14 +39,14 @@ layer(OneConnection, { excludeTestServices: true, timeout: "2 minutes" })("the r
         [1000, 0],
         [10, 0],
       ] as const) {
-        const appId = yield* newApp("explain");
+        const appId = yield* newTenant;
         yield* Jobs.submitMany(
           Waits,
           Array.from({ length: count }, (_, n) => ({ payload: { n } })),
           { appId, delay },
         );
       }
-      const appId = yield* newApp("explain");
+      const appId = yield* newTenant;
       yield* Jobs.submit(Waits, { n: 1 }, { appId, dedupeKey: "k" });
       yield* Client.system(sql`UPDATE jobs SET suspect = true WHERE app_id = ${appId}`);
       yield* sql`VACUUM ANALYZE jobs`;

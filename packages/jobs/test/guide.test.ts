@@ -25,14 +25,14 @@ import { inject } from "vitest";
 import { root, succeed, typescript } from "../../database/test/support/command.js";
 import { newTenant, TestDatabase, TestUrl } from "../../database/test/support/database.js";
 import { blocksOf, tableUnder } from "../../database/test/support/markdown.js";
-import { start, withUrl } from "../../database/test/support/portal-db.js";
+import { freePort, start, withUrl } from "../../database/test/support/portal-db.js";
 import { command } from "../src/command.js";
 import * as JobStoreSql from "../src/job-store-sql.js";
 import * as JobType from "../src/job-type.js";
 import * as Jobs from "../src/jobs.js";
 import * as Runner from "../src/runner.js";
 import * as Testing from "../src/testing.js";
-import { answers, freePort, startRunner } from "./support/process.js";
+import { answers, startRunner } from "./support/process.js";
 
 const guide = "docs/workers.md";
 const tuning = "docs/tuning.md";

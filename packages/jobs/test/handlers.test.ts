@@ -13,12 +13,12 @@ import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
 import * as S from "effect/Schema";
 import * as Stream from "effect/Stream";
-import { TestUrl, withLogin } from "../../database/test/support/database.js";
+import { newTenant, TestUrl, withLogin } from "../../database/test/support/database.js";
 import type { JobHandlers } from "../src/handlers.js";
 import * as JobType from "../src/job-type.js";
 import * as Jobs from "../src/jobs.js";
 import * as Runner from "../src/runner.js";
-import { newApp, TestJobs } from "./support/runners.js";
+import { TestJobs } from "./support/runners.js";
 
 const empty = { payload: S.Struct({}), retry: { maxAttempts: 1 } };
 type Pool = Context.Context<PgClient.PgClient | SqlClient.SqlClient>;
@@ -48,7 +48,7 @@ layer(TestJobs, { excludeTestServices: true, timeout: "2 minutes" })("the connec
     "a fiber that outlives a transactional handler sees nothing, neither beside another tenant's nor later",
     () =>
       Effect.gen(function* () {
-        const [a, b] = [yield* newApp("a"), yield* newApp("b")];
+        const [a, b] = [yield* newTenant, yield* newTenant];
         const pool = yield* onePool;
         const sql = Context.get(pool, SqlClient.SqlClient);
         const [beside, later] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()];
@@ -99,7 +99,7 @@ layer(TestJobs, { excludeTestServices: true, timeout: "2 minutes" })("the connec
 
   it.scoped("a transaction that is half done in another fiber when its handler ends is rolled back with the job", () =>
     Effect.gen(function* () {
-      const appId = yield* newApp("half");
+      const appId = yield* newTenant;
       const pool = yield* onePool;
       const sql = Context.get(pool, SqlClient.SqlClient);
       const [isHalf, go] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()];
@@ -128,7 +128,7 @@ layer(TestJobs, { excludeTestServices: true, timeout: "2 minutes" })("the connec
 
   it.scoped("another database is reached by what says that it is outside, and by nothing else", () =>
     Effect.gen(function* () {
-      const appId = yield* newApp("elsewhere");
+      const appId = yield* newTenant;
       const url = yield* TestUrl;
       const pool = yield* onePool;
       const other = yield* Layer.build(Client.layer({ url, maxConnections: 1, applicationName: "elsewhere" }));
@@ -161,7 +161,7 @@ layer(TestJobs, { excludeTestServices: true, timeout: "2 minutes" })("the connec
 
   it.scoped("a fiber that still waits for a connection when its handler ends does not keep it", () =>
     Effect.gen(function* () {
-      const appId = yield* newApp("waits");
+      const appId = yield* newTenant;
       const pool = yield* onePool;
       const sql = Context.get(pool, SqlClient.SqlClient);
       const [isHeld, isOver] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()];
@@ -192,7 +192,7 @@ layer(TestJobs, { excludeTestServices: true, timeout: "2 minutes" })("the connec
 
   it.scoped("streams that time out while they wait for a connection do not lose it", () =>
     Effect.gen(function* () {
-      const appId = yield* newApp("streams");
+      const appId = yield* newTenant;
       const pool = yield* onePool;
       const sql = Context.get(pool, SqlClient.SqlClient);
       const isHeld = yield* Deferred.make<void>();
@@ -220,7 +220,7 @@ layer(TestJobs, { excludeTestServices: true, timeout: "2 minutes" })("the connec
 
   it.scoped("a stream whose login may not become the tenant's role leaves no transaction open", () =>
     Effect.gen(function* () {
-      const appId = yield* newApp("refused");
+      const appId = yield* newTenant;
       const pool = yield* withLogin("parametric_system");
       const sql = Context.get(pool, SqlClient.SqlClient);
       const Refused = JobType.make("handlers.refused", empty);

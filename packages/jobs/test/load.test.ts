@@ -6,10 +6,11 @@ import * as Clock from "effect/Clock";
 import * as Deferred from "effect/Deferred";
 import * as Effect from "effect/Effect";
 import * as S from "effect/Schema";
+import { newTenant } from "../../database/test/support/database.js";
 import * as JobType from "../src/job-type.js";
 import * as Jobs from "../src/jobs.js";
 import * as Runner from "../src/runner.js";
-import { newApp, TestJobs } from "./support/runners.js";
+import { TestJobs } from "./support/runners.js";
 
 const Numbered = S.Struct({ n: S.Number });
 const numbered = (count: number) => Array.from({ length: count }, (_, n) => ({ payload: { n } }));
@@ -18,7 +19,7 @@ layer(TestJobs, { excludeTestServices: true, timeout: "2 minutes" })("a runner u
   it.scoped("costs at most 0.02 statements a job", () =>
     Effect.gen(function* () {
       const Nothing = JobType.make("load.nothing", { payload: Numbered });
-      const appId = yield* newApp("statements");
+      const appId = yield* newTenant;
       const jobs = 20_000;
       yield* Jobs.submitMany(Nothing, numbered(jobs), { appId });
       const sql = yield* SqlClient.SqlClient;
@@ -52,7 +53,7 @@ layer(TestJobs, { excludeTestServices: true, timeout: "2 minutes" })("a runner u
   it.scoped("finishes ten jobs of one tenant while another has 50,000 waiting", () =>
     Effect.gen(function* () {
       const Short = JobType.make("load.short", { payload: Numbered });
-      const [busy, small] = [yield* newApp("busy"), yield* newApp("small")];
+      const [busy, small] = [yield* newTenant, yield* newTenant];
       const waiting = 50_000;
       let ended = 0;
       let endedOfSmall = 0;

@@ -12,12 +12,12 @@ import * as Logger from "effect/Logger";
 import * as LogLevel from "effect/LogLevel";
 import * as Option from "effect/Option";
 import * as S from "effect/Schema";
-import { TestUrl } from "../../database/test/support/database.js";
+import { newTenant, TestUrl } from "../../database/test/support/database.js";
 import * as Wire from "../../database/test/support/wire.js";
 import * as JobType from "../src/job-type.js";
 import * as Jobs from "../src/jobs.js";
 import * as Runner from "../src/runner.js";
-import { newApp, TestJobs } from "./support/runners.js";
+import { TestJobs } from "./support/runners.js";
 
 const Numbered = S.Struct({ n: S.Number });
 const numbered = (count: number) => Array.from({ length: count }, (_, n) => ({ payload: { n } }));
@@ -51,7 +51,7 @@ layer(TestJobs, { excludeTestServices: true, timeout: "2 minutes" })("jobs besid
       const db = yield* DatabaseService;
       const Visit = JobType.make("beside.visit", { payload: S.Struct({ to: Address }) });
       const Fine = JobType.make("beside.fine", { payload: Numbered });
-      const appId = yield* newApp("throws");
+      const appId = yield* newTenant;
       const { id } = yield* Client.tenant(appId)(
         db.jobs.enqueue({
           appId,
@@ -88,7 +88,7 @@ layer(TestJobs, { excludeTestServices: true, timeout: "2 minutes" })("jobs besid
   it.effect("whose row somebody holds are settled and keep their leases, and that one is settled later", () =>
     Effect.gen(function* () {
       const Slow = JobType.make("beside.slow", { payload: S.Struct({ millis: S.Number }) });
-      const [locker, other] = [yield* newApp("locker"), yield* newApp("other")];
+      const [locker, other] = [yield* newTenant, yield* newTenant];
       let runs = 0;
       const handlers = Slow.toLayer(({ millis }) =>
         Effect.delay(
@@ -139,7 +139,7 @@ layer(TestJobs, { excludeTestServices: true, timeout: "2 minutes" })("jobs besid
   it.effect("a suspect that is due do not start until it has run, with many slots as with few", () =>
     Effect.gen(function* () {
       const Kind = JobType.make("beside.suspect", { payload: Numbered });
-      const appId = yield* newApp("alone");
+      const appId = yield* newTenant;
       const [suspect] = yield* Jobs.submitMany(Kind, numbered(1), { appId });
       const sql = yield* SqlClient.SqlClient;
       yield* Client.system(sql`UPDATE jobs SET suspect = true WHERE id = ${suspect?.jobId ?? ""}`);
@@ -174,7 +174,7 @@ layer(TestJobs, { excludeTestServices: true, timeout: "2 minutes" })("jobs besid
       const url = yield* TestUrl;
       const wire = yield* Wire.make(url);
       const Long = JobType.make("beside.long", { payload: Numbered });
-      const appId = yield* newApp("cut");
+      const appId = yield* newTenant;
       let starts = 0;
       const handlers = Long.toLayer(() =>
         Effect.zipRight(
@@ -206,7 +206,7 @@ layer(TestJobs, { excludeTestServices: true, timeout: "2 minutes" })("jobs besid
   it.effect("that ask to run in a thousand million years wait for a hundred", () =>
     Effect.gen(function* () {
       const Later = JobType.make("beside.later", { payload: Numbered });
-      const appId = yield* newApp("later");
+      const appId = yield* newTenant;
       const handlers = Later.toLayer(({ n }) =>
         JobType.JobPostponed.after(n === 0 ? Duration.infinity : Duration.days(1e12)),
       );

@@ -8,13 +8,13 @@ import * as Deferred from "effect/Deferred";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as S from "effect/Schema";
-import { TestUrl } from "../../database/test/support/database.js";
+import { newTenant, TestUrl } from "../../database/test/support/database.js";
 import * as JobType from "../src/job-type.js";
 import * as Jobs from "../src/jobs.js";
 import * as Runner from "../src/runner.js";
 import { Worker } from "../src/worker.js";
 import { Effectful, Plain } from "./support/runner-process.js";
-import { newApp, startRunner, TestJobs } from "./support/runners.js";
+import { startRunner, TestJobs } from "./support/runners.js";
 
 const decodeStates = S.decodeUnknown(
   S.Array(S.Struct({ status: S.String, attempts: S.Int, errors: S.Int, marks: S.Int, count: S.Int })),
@@ -84,7 +84,7 @@ layer(TestJobs, { excludeTestServices: true, timeout: "3 minutes" })("of jobs", 
         const [first = Layer.empty, second = Layer.empty] = handlers;
         yield* Effect.gen(function* () {
           for (const { Ending, transactional } of kinds) {
-            const appId = yield* newApp("ends");
+            const appId = yield* newTenant;
             yield* Jobs.submitMany(
               Ending,
               Ends.fields.how.literals.map((how) => ({ payload: { how } })),
@@ -111,7 +111,7 @@ layer(TestJobs, { excludeTestServices: true, timeout: "3 minutes" })("of jobs", 
       Effect.gen(function* () {
         const db = yield* DatabaseService;
         for (const { Staying, transactional } of kinds) {
-          const appId = yield* newApp("cancelled");
+          const appId = yield* newTenant;
           const userId = randomUUID();
           const isOpen = yield* Deferred.make<void>();
           const written = yield* Deferred.make<void>();
@@ -146,7 +146,7 @@ layer(TestJobs, { excludeTestServices: true, timeout: "3 minutes" })("of jobs", 
   it.effect("a handler that cancels its own job leaves it cancelled, and what it wrote is there", () =>
     Effect.gen(function* () {
       for (const transactional of [true, false]) {
-        const appId = yield* newApp("cancels itself");
+        const appId = yield* newTenant;
         const Gives = JobType.make(`semantics.gives-up.${transactional}`, { payload: S.Struct({}), transactional });
         const handlers = Gives.toLayer((_, { attempt, jobId }) =>
           Effect.zipRight(mark(jobId, attempt), Effect.uninterruptible(Jobs.cancel(jobId))),
@@ -166,7 +166,7 @@ layer(TestJobs, { excludeTestServices: true, timeout: "3 minutes" })("of jobs", 
 
   it.scoped("what runs when a runner is told to stop ends within its grace, once", () =>
     Effect.gen(function* () {
-      const appId = yield* newApp("stops");
+      const appId = yield* newTenant;
       const runner = yield* startRunner(yield* TestUrl, { isSingle: true, graceMillis: 20_000 });
       yield* Jobs.submit(Effectful, { millis: 3000 }, { appId });
       yield* Jobs.submit(Plain, { millis: 3000 }, { appId });
@@ -185,7 +185,7 @@ layer(TestJobs, { excludeTestServices: true, timeout: "3 minutes" })("of jobs", 
     Effect.gen(function* () {
       const sql = yield* SqlClient.SqlClient;
       const url = yield* TestUrl;
-      const appId = yield* newApp("moves");
+      const appId = yield* newTenant;
       const jobs = 64;
       const given = { concurrency: jobs, graceMillis: 60_000 };
       const first = yield* startRunner(url, { ...given, name: "first" });

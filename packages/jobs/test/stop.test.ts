@@ -5,17 +5,18 @@ import * as Client from "@parametric-portal/database/client";
 import * as Deferred from "effect/Deferred";
 import * as Effect from "effect/Effect";
 import * as S from "effect/Schema";
+import { newTenant } from "../../database/test/support/database.js";
 import * as JobType from "../src/job-type.js";
 import * as Jobs from "../src/jobs.js";
 import * as Runner from "../src/runner.js";
-import { newApp, TestJobs } from "./support/runners.js";
+import { TestJobs } from "./support/runners.js";
 
 const Stays = JobType.make("stop.stays", { payload: S.Struct({ n: S.Number }) });
 
 layer(TestJobs, { excludeTestServices: true, timeout: "2 minutes" })("a runner that stops", (it) => {
   it.effect("gives back what a claim brings meanwhile, and counts no attempt", () =>
     Effect.gen(function* () {
-      const appId = yield* newApp("stop");
+      const appId = yield* newTenant;
       yield* Jobs.submitMany(
         Stays,
         Array.from({ length: 20 }, (_, n) => ({ payload: { n } })),

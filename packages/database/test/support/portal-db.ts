@@ -1,5 +1,6 @@
 /** The command `portal-db` as a process of its own. */
 import { spawn } from "node:child_process";
+import { createServer } from "node:net";
 import { fileURLToPath } from "node:url";
 import * as Deferred from "effect/Deferred";
 import * as Effect from "effect/Effect";
@@ -19,6 +20,14 @@ export interface Ended {
 export type Environment = Readonly<Record<string, string>>;
 
 export const withUrl = (url: Redacted.Redacted): Environment => ({ DATABASE_URL: Redacted.value(url) });
+
+/** A port of this machine that was free a moment ago. */
+export const freePort = Effect.async<number>((resume) => {
+  const probe = createServer().listen(0, "127.0.0.1", () => {
+    const address = probe.address();
+    probe.close(() => resume(Effect.succeed(typeof address === "object" && address !== null ? address.port : 0)));
+  });
+});
 
 /** Starts a program; it is killed with the scope if it still runs. `saysOnStderr` comes back when a text is there. */
 export const start = (program: string, args: ReadonlyArray<string>, environment: Environment) =>
@@ -52,6 +61,8 @@ export const start = (program: string, args: ReadonlyArray<string>, environment:
     return {
       kill: (signal: NodeJS.Signals) => Effect.sync(() => child.kill(signal)),
       ended: Deferred.await(ended),
+      hasEnded: Deferred.isDone(ended),
+      output: () => output.stdout + output.stderr,
       saysOnStderr: (text: string) =>
         Effect.async<void>((resume) => {
           const listener = () => {

@@ -1,5 +1,4 @@
 /** The command `runner` as a process of its own, and what it answers over HTTP. */
-import { createServer } from "node:net";
 import { fileURLToPath } from "node:url";
 import * as Effect from "effect/Effect";
 import { type Environment, start } from "../../../database/test/support/portal-db.js";
@@ -16,14 +15,6 @@ export const startRunner = (args: ReadonlyArray<string>, environment: Environmen
 /** Runs `runner` to its end. */
 export const runRunner = (args: ReadonlyArray<string>, environment: Environment) =>
   Effect.scoped(Effect.flatMap(startRunner(args, environment), ({ ended }) => ended));
-
-/** A port of this machine that was free a moment ago. */
-export const freePort = Effect.async<number>((resume) => {
-  const probe = createServer().listen(0, "127.0.0.1", () => {
-    const address = probe.address();
-    probe.close(() => resume(Effect.succeed(typeof address === "object" && address !== null ? address.port : 0)));
-  });
-});
 
 /** What a runner answers; undefined when nobody listens. */
 export const ask = (port: number, path: string) =>

@@ -1,19 +1,17 @@
 /** Runner processes under a test's hand, the jobs that they get, and what must be true when they have done. */
-import { type ChildProcess, spawn } from "node:child_process";
 import { createRequire } from "node:module";
-import { createServer } from "node:net";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import * as SqlClient from "@effect/sql/SqlClient";
 import { assert } from "@effect/vitest";
 import * as Client from "@parametric-portal/database/client";
-import { DatabaseService } from "@parametric-portal/database/repos";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import * as Redacted from "effect/Redacted";
+import type * as Redacted from "effect/Redacted";
 import * as Schedule from "effect/Schedule";
 import * as S from "effect/Schema";
 import { rounds } from "../../../database/test/support/campaign.js";
 import { TestDatabase } from "../../../database/test/support/database.js";
+import { freePort, start, withUrl } from "../../../database/test/support/portal-db.js";
 import { layerDesk } from "../../src/job-store-sql.js";
 import type { Task } from "./runner-process.js";
 
@@ -37,31 +35,22 @@ export const TestJobs = Layer.effectDiscard(createEffects).pipe(
   Layer.provideMerge(TestDatabase),
 );
 
-const freePort = Effect.async<number>((resume) => {
-  const server = createServer();
-  server.listen(0, "127.0.0.1", () => {
-    const address = server.address();
-    const port = typeof address === "object" && address !== null ? address.port : 0;
-    server.close(() => resume(Effect.succeed(port)));
-  });
-});
-
 export interface RunnerProcess {
-  readonly child: ChildProcess;
-  readonly kill: (signal: NodeJS.Signals) => Effect.Effect<void>;
+  readonly kill: (signal: NodeJS.Signals) => Effect.Effect<unknown>;
+  readonly hasEnded: Effect.Effect<boolean>;
   /** Its exit code, or the signal that ended it. */
   readonly ended: Effect.Effect<number | NodeJS.Signals | null>;
   readonly output: () => string;
 }
 
-let started = 0;
+let runners = 0;
 
 /** Starts a runner and waits until it has joined. Killed with the scope. */
 export const startRunner = (url: Redacted.Redacted, given: Partial<Task> & { readonly isSingle?: boolean } = {}) =>
   Effect.gen(function* () {
     const { isSingle, ...rest } = given;
     const task: Task = {
-      name: `runner-${++started}`,
+      name: `runner-${++runners}`,
       port: isSingle === true ? null : yield* freePort,
       concurrency: 32,
       killAt: null,
@@ -73,40 +62,18 @@ export const startRunner = (url: Redacted.Redacted, given: Partial<Task> & { rea
     };
     const tsx = pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href;
     const program = fileURLToPath(new URL("./runner-process.ts", import.meta.url));
-    let output = "";
-    const child = yield* Effect.acquireRelease(
-      Effect.sync(() =>
-        spawn(process.execPath, ["--import", tsx, program, JSON.stringify(task)], {
-          env: { PATH: process.env.PATH, TMPDIR: process.env.TMPDIR, DATABASE_URL: Redacted.value(url) },
-          stdio: ["ignore", "pipe", "pipe"],
-        }),
-      ),
-      (running) =>
-        Effect.async<void>((resume) => {
-          if (running.exitCode !== null || running.signalCode !== null) return resume(Effect.void);
-          running.once("exit", () => resume(Effect.void));
-          running.kill("SIGKILL");
-        }),
-    );
-    const ended = Effect.async<number | NodeJS.Signals | null>((resume) => {
-      const done = () => resume(Effect.succeed(child.exitCode ?? child.signalCode));
-      if (child.exitCode !== null || child.signalCode !== null) return done();
-      child.once("exit", done);
-    });
-    for (const stream of [child.stdout, child.stderr]) stream?.on("data", (text) => (output += text));
+    const started = yield* start(process.execPath, ["--import", tsx, program, JSON.stringify(task)], withUrl(url));
     const runner: RunnerProcess = {
-      child,
-      kill: (signal) => Effect.sync(() => child.kill(signal)),
-      ended,
-      output: () => output,
+      ...started,
+      ended: Effect.map(started.ended, ({ code, signal }) => code ?? signal),
     };
     // One that kills itself at once may never say so.
     yield* Effect.raceFirst(
-      Effect.repeat(
-        Effect.sync(() => output),
-        { until: (_) => _.includes('"ready":true'), schedule: Schedule.spaced("10 millis") },
-      ),
-      ended,
+      Effect.repeat(Effect.sync(runner.output), {
+        until: (_) => _.includes('"ready":true'),
+        schedule: Schedule.spaced("10 millis"),
+      }),
+      runner.ended,
     );
     return runner;
   });
@@ -156,6 +123,10 @@ export const untilEnded = (appId: string, transactionalType: string) =>
     }
   });
 
+/** Three runners; the first as it is given. */
+export const startThree = (url: Redacted.Redacted, first: Parameters<typeof startRunner>[1] = {}) =>
+  Effect.all([startRunner(url, first), startRunner(url), startRunner(url)], { concurrency: 3 });
+
 /** Nothing lost, no transactional effect missing or twice. */
 export const assertWhole = (counts: Counts, submitted: number) => {
   assert.strictEqual(counts.jobs, submitted);
@@ -168,11 +139,3 @@ export const assertWhole = (counts: Counts, submitted: number) => {
   );
   assert.strictEqual(counts.foreign, 0, "no effect in another tenant");
 };
-
-/** A tenant, with its id. */
-export const newApp = (name: string) =>
-  Effect.gen(function* () {
-    const db = yield* DatabaseService;
-    const app = yield* Client.system(db.apps.insert({ name: `${name} ${Date.now()} ${Math.random()}` }));
-    return app.id;
-  });
