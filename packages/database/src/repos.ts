@@ -9,14 +9,10 @@
 import * as SqlClient from "@effect/sql/SqlClient";
 import type * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
-import * as Option from "effect/Option";
 import * as S from "effect/Schema";
 import { actorOf, millisOf, uuidOf } from "./arguments.js";
-import { decodeCursor, encodeCursor } from "./cursor.js";
 import { boundHistory, boundText, errorText, historyHead, maxHistory } from "./error-text.js";
 import {
-  type BadRow,
-  InvalidCursor,
   InvalidInput,
   JobDlqAlreadyReplayed,
   JobDlqNotFound,
@@ -31,7 +27,7 @@ import { makeErasure } from "./job-dlq/erasure.js";
 import { makeInsight } from "./job-dlq/insight.js";
 import { makeLedger, replayedElsewhere } from "./job-dlq/ledger.js";
 import { makeLineage } from "./job-dlq/lineage.js";
-import { olderThan, placeOf } from "./job-dlq/place.js";
+import { type JobDlqPage, newestFirst } from "./job-dlq/page.js";
 import { makeReplay } from "./job-dlq/replay.js";
 import { makeRetention } from "./job-dlq/retention.js";
 import { makeTransfer } from "./job-dlq/transfer.js";
@@ -351,13 +347,6 @@ export interface PendingOptions {
   readonly cursor?: string;
 }
 
-/** A page of pending dead letters. `bad` are stored rows of this page that do not fit the model; `next` is none on the last page. */
-export interface PendingPage {
-  readonly items: ReadonlyArray<JobDlq>;
-  readonly bad: ReadonlyArray<BadRow>;
-  readonly next: Option.Option<string>;
-}
-
 export const makeJobDlqRepo = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;
   // What was dead-lettered stays as it was, and what becomes of it goes through an operation that the ledger sees.
@@ -367,7 +356,6 @@ export const makeJobDlqRepo = Effect.gen(function* () {
   });
   const read = rowsOf(JobDlq, "job_dlq");
   const encode = encoderOf(JobDlq);
-  const decodePlaces = S.decodeUnknown(S.Array(S.Struct({ id: S.String, place: S.String })));
   const decodeReplayedAt = S.decodeUnknown(S.Array(S.Struct({ replayedAt: S.DateFromSelf })));
 
   /** Whatever the error texts are, the dead letter can be stored. Anything else that does not fit is the encoder's to refuse. */
@@ -395,23 +383,12 @@ export const makeJobDlqRepo = Effect.gen(function* () {
     });
 
   const page = (operation: string, options: PendingOptions) =>
-    Effect.gen(function* () {
-      const limit = yield* limitOf(operation, options.limit);
-      const after = yield* positionOf(operation, options.cursor);
-      const ofType = options.type === undefined ? sql`` : sql`AND d.type = ${options.type}`;
-      const beyond = Option.match(after, { onNone: () => sql``, onSome: (place) => sql`AND ${olderThan(sql, place)}` });
-      // One more than asked for tells whether there is a next page.
-      const rows = yield* sql`
-        SELECT d.*, ${placeOf(sql)} AS place
-        FROM job_dlq d
-        WHERE d.replayed_at IS NULL ${ofType} ${beyond}
-        ORDER BY d.dlq_at DESC, d.id DESC
-        LIMIT ${limit + 1}`.pipe(refused(operation));
-      const shown = rows.slice(0, limit);
-      const places = yield* Effect.orDie(decodePlaces(rows.length > limit ? shown.slice(-1) : []));
-      const next = Option.map(Option.fromNullable(places[0]), ({ id, place }) => encodeCursor({ at: place, id }));
-      return { rows: shown, next };
-    });
+    newestFirst(
+      sql,
+      operation,
+      sql`d.replayed_at IS NULL ${options.type === undefined ? sql`` : sql`AND d.type = ${options.type}`}`,
+      options,
+    );
 
   return {
     ...dlq,
@@ -505,22 +482,14 @@ export const makeJobDlqRepo = Effect.gen(function* () {
       return yield* read.good(rows);
     }),
 
-    /** {@link PendingPage}: pending dead letters page by page. Every row that stays pending is visited exactly once. */
+    /** {@link JobDlqPage}: pending dead letters page by page. Every row that stays pending is visited exactly once. */
     pagePending: Effect.fn("jobDlq.pagePending")(function* (options: PendingOptions = {}) {
       const { next, rows } = yield* page("jobDlq.pagePending", options);
-      const result: PendingPage = { ...read.partition(rows), next };
+      const result: JobDlqPage = { ...read.partition(rows), next };
       return result;
     }),
   };
 });
-
-const positionOf = (operation: string, cursor: string | undefined) =>
-  cursor === undefined
-    ? Effect.succeedNone
-    : Option.match(decodeCursor(cursor), {
-        onNone: () => new InvalidCursor({ operation, cursor: cursor.slice(0, 200) }),
-        onSome: (position) => Effect.succeedSome(position),
-      });
 
 // --- [SERVICE] ---------------------------------------------------------------
 

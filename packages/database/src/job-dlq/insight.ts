@@ -14,6 +14,7 @@ import { JobDlq } from "../models.js";
 import { refused } from "../refusal.js";
 import { rowsOf } from "../rows.js";
 import { checkFilter, compileFilter, type JobDlqFilter } from "./filter.js";
+import { type JobDlqPage, newestFirst, type PageOptions } from "./page.js";
 import { lastErrorLine, shownTime } from "./shown.js";
 import { makeStats } from "./stats.js";
 
@@ -113,6 +114,18 @@ export const makeInsight = Effect.gen(function* () {
   });
 
   /**
+   * {@link JobDlqPage}: the matching dead letters page by page, newest first; see `page.ts`. A filter without any condition is
+   * allowed; `state` is `pending` unless the filter names one.
+   */
+  const page = Effect.fn("jobDlq.page")(function* (filter: JobDlqFilter, options: PageOptions = {}) {
+    const operation = "jobDlq.page";
+    const matches = compileFilter(sql, yield* checkFilter(operation, filter));
+    const { next, rows } = yield* newestFirst(sql, operation, matches, options);
+    const result: JobDlqPage = { ...letters.partition(rows), next };
+    return result;
+  });
+
+  /**
    * {@link JobDlqGroup}: the matching dead letters by fingerprint, the largest group first, then the one that happened last,
    * then by fingerprint. A filter without any condition is allowed.
    */
@@ -144,5 +157,5 @@ export const makeInsight = Effect.gen(function* () {
     return (yield* Effect.orDie(decodeGroups(rows))).map((group) => new JobDlqGroup(group));
   });
 
-  return { preview, groups, ...(yield* makeStats) };
+  return { page, preview, groups, ...(yield* makeStats) };
 });

@@ -1,12 +1,14 @@
 import { randomUUID } from "node:crypto";
 import * as SqlClient from "@effect/sql/SqlClient";
 import { assert, describe, layer } from "@effect/vitest";
+import * as DateTime from "effect/DateTime";
 import * as Effect from "effect/Effect";
 import * as fc from "effect/FastCheck";
 import * as Option from "effect/Option";
 import * as Stream from "effect/Stream";
 import * as Client from "../../src/client.js";
 import { checkFilter, compileFilter, type JobDlqFilter } from "../../src/job-dlq/filter.js";
+import type { JobDlq } from "../../src/models.js";
 import { DatabaseService } from "../../src/repos.js";
 import { rounds, seed } from "../support/campaign.js";
 import { letter, newTenant, TestDatabase } from "../support/database.js";
@@ -302,6 +304,26 @@ layer(TestDatabase, { excludeTestServices: true })("the filter", (it) => {
       return rows.map(({ id }) => String(id)).sort();
     });
 
+  /** All pages of some three in all, each newest first and behind the one before. */
+  const walked = (filter: JobDlqFilter, count: number) =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const limit = Math.max(1, Math.ceil(count / 3));
+      const seen: Array<JobDlq> = [];
+      let cursor: string | undefined;
+      do {
+        const page = yield* db.jobDlq.page(filter, { limit, cursor });
+        seen.push(...page.items);
+        cursor = Option.getOrUndefined(page.next);
+      } while (cursor !== undefined);
+      const times = seen.map(({ dlqAt }) => DateTime.toEpochMillis(dlqAt));
+      assert.deepStrictEqual(
+        times,
+        [...times].sort((a, b) => b - a),
+      );
+      return seen.map(({ id }) => id);
+    });
+
   it.effect(
     "matches what a plain predicate matches, by each field alone and by every two of them",
     () =>
@@ -330,6 +352,7 @@ layer(TestDatabase, { excludeTestServices: true })("the filter", (it) => {
                   const ids = yield* matching(filter);
                   assert.deepStrictEqual(ids, expected.sort(), JSON.stringify(filter));
                   assert.strictEqual((yield* db.jobDlq.preview(filter)).count, ids.length, JSON.stringify(filter));
+                  if (filter === certain) assert.deepStrictEqual([...(yield* walked(filter, ids.length))].sort(), ids);
                   cases++;
                   for (const name of [one, another]) left[name] = (left[name] ?? 0) + rows.length - ids.length;
                   // Without one that matches, nothing but the absence of matches would have been compared.
