@@ -120,6 +120,8 @@ const probes: Readonly<Record<string, Probe>> = {
   "erase all": erases(() => ({ all: true })),
   events: ({ dlq, inside }) => Effect.map(inside(dlq.events()), ({ items }) => isEmpty(items)),
   view: ({ dlq, inside }, { pending }) => isNone(inside(dlq.view(pending.id, { actor }))),
+  page: ({ dlq, inside }) =>
+    Effect.map(inside(dlq.page({ state: "any" })), ({ bad, items }) => isEmpty([...bad, ...items])),
   preview: ({ dlq, inside }) =>
     Effect.map(
       inside(dlq.preview({ state: "any" })),

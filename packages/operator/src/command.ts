@@ -1,0 +1,33 @@
+/** `dlq`: what a person on call does with dead letters, from a terminal. */
+import * as Command from "@effect/cli/Command";
+import * as Effect from "effect/Effect";
+import { discard, erase, purge, replay, restore, retain } from "./change.js";
+import { doctor } from "./doctor.js";
+import { WrongUsage } from "./failure.js";
+import { groups, history, list, show, stats } from "./look.js";
+import { exportTo, importFrom, tail } from "./transfer.js";
+
+export const command = Command.make("dlq", {}, () =>
+  Effect.fail(new WrongUsage({ problem: "Say what to do: dlq groups, dlq list, dlq show … dlq --help says more." })),
+).pipe(
+  Command.withDescription(
+    "Dead letters: find, understand, replay, discard. DATABASE_URL (else PGHOST, PGUSER, …) says which database.",
+  ),
+  Command.withSubcommands([
+    list,
+    show,
+    groups,
+    stats,
+    history,
+    replay,
+    discard,
+    restore,
+    purge,
+    retain,
+    erase,
+    exportTo,
+    importFrom,
+    tail,
+    doctor,
+  ]),
+);
