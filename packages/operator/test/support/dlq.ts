@@ -1,13 +1,23 @@
 /** The command `dlq` as a process of its own. */
+import { rmSync } from "node:fs";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { afterAll } from "@effect/vitest";
 import * as Effect from "effect/Effect";
 import { type Environment, start } from "../../../database/test/support/portal-db.js";
+import { bundle } from "../../bundle.mjs";
 
-export const bin = fileURLToPath(new URL("../../bin/dlq.mjs", import.meta.url));
+/** As it is published, made anew for each file of tests. */
+const folder = fileURLToPath(new URL(`../../artifacts/dlq-${process.pid}`, import.meta.url));
+const bundled = Effect.runSync(Effect.cached(Effect.promise(() => bundle(folder))));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 /** Starts `dlq`; it is killed with the scope. */
 export const startDlq = (args: ReadonlyArray<string>, environment: Environment) =>
-  start(process.execPath, [bin, ...args], { DLQ_ACTOR: "on call", ...environment });
+  Effect.zipRight(
+    bundled,
+    start(process.execPath, [join(folder, "bin.js"), ...args], { DLQ_ACTOR: "on call", ...environment }),
+  );
 
 /** Runs `dlq` to its end. */
 export const runDlq = (args: ReadonlyArray<string>, environment: Environment) =>
