@@ -15,6 +15,7 @@ import type { JobDlqPreview } from "@parametric-portal/database/job-dlq/insight"
 import { RetentionReceipt } from "@parametric-portal/database/job-dlq/retention";
 import type { DatabaseService } from "@parametric-portal/database/repos";
 import { SingleBar } from "cli-progress";
+import * as Arr from "effect/Array";
 import * as Clock from "effect/Clock";
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
@@ -299,21 +300,26 @@ export const restore = Command.make(
       Effect.gen(function* () {
         const receipts = yield* inside(
           Effect.gen(function* () {
-            // A dead letter's id stands for the last event that took it out.
-            const events = yield* Effect.forEach(given.args, (id) =>
-              Effect.map(
-                db.jobDlq.outcome(id),
-                Option.match({ onNone: () => id, onSome: ({ removal }) => removal?.eventId ?? id }),
-              ),
+            // A dead letter's id stands for the event that took it out.
+            const rounds = yield* Effect.forEach(given.args, (id) =>
+              Effect.map(db.jobDlq.outcome(id), (round) => ({ id, round })),
             );
-            return yield* db.jobDlq.restore(events, {
-              actor: actorOf(given.actor),
-              reason: Option.getOrUndefined(given.because),
-            });
+            const [there, gone] = Arr.partition(
+              rounds,
+              ({ round }) => !Option.exists(round, ({ removal }) => removal === null),
+            );
+            const restored = yield* db.jobDlq.restore(
+              gone.map(({ id, round }) => Option.getOrNull(round)?.removal?.eventId ?? id),
+              { actor: actorOf(given.actor), reason: Option.getOrUndefined(given.because) },
+            );
+            return [
+              ...there.map(({ id }) => ({ eventId: null, id, outcome: "not discarded" })),
+              ...restored.map(({ eventId, id, outcome }) => ({ eventId, id, outcome })),
+            ];
           }),
         );
-        for (const { eventId, id, outcome } of receipts) {
-          yield* say(given.json ? json({ eventId, id, outcome }) : `${id ?? eventId}  ${outcome}`);
+        for (const receipt of receipts) {
+          yield* say(given.json ? json(receipt) : `${receipt.id ?? receipt.eventId}  ${receipt.outcome}`);
         }
         if (receipts.every(({ outcome }) => outcome !== "restored")) {
           return yield* new NothingMatched({ what: "Nothing was restored." });

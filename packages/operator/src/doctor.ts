@@ -49,7 +49,13 @@ const server = Effect.gen(function* () {
 });
 
 const migrations = Effect.gen(function* () {
-  const states = yield* Migrator.status();
+  const states = yield* Migrator.status().pipe(Effect.catchTag("RoleRightsMissing", () => Effect.succeed(undefined)));
+  if (states === undefined) {
+    return warning(
+      "migrations",
+      "this login may not read which were applied: run portal-db check with the one that migrates",
+    );
+  }
   const pending = states.filter(({ appliedAt }) => appliedAt === null);
   const last = states.at(-1);
   if (pending.length > 0) {
