@@ -188,6 +188,8 @@ const commands: ReadonlyArray<Runner> = [
         (_) => ended(line, _),
       ),
   },
+  // packages/operator/test/guide.test.ts runs them in their order.
+  { form: /^npx dlq .+$/, check: () => Effect.void },
   // With the guide's handlers, below.
   { form: /^npx runner \w+\.js$/, check: () => Effect.void },
   {

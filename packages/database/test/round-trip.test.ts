@@ -18,45 +18,48 @@ const byAttempts = { limit: 1000, order: { attempts: "asc" } } as const;
 const normal = (value: unknown): unknown => JSON.parse(JSON.stringify(value));
 
 layer(TestDatabase, { excludeTestServices: true })("every JSON value comes back as it was", (it) => {
-  it.effect("through insert, insertMany, enqueue, enqueueMany, dead-lettering and replay", () =>
-    Effect.gen(function* () {
-      const db = yield* DatabaseService;
-      const appId = yield* newTenant;
-      const cases = rounds(5_000, 1_000);
-      console.log(`JSON round-trip: ${cases} cases, TEST_SEED=${seed}`);
-      const values = [...named, ...fc.sample(json, { seed, numRuns: cases })];
-      yield* Client.tenant(appId)(
-        Effect.gen(function* () {
-          // One by one, each through both of the single-row paths.
-          for (const payload of values) {
-            const expected = normal(payload);
-            const stored = yield* db.jobDlq.insert(letter(appId, { payload }));
-            assert.deepStrictEqual(stored.payload, expected);
-            const job = yield* db.jobs.enqueue(work(appId, { payload }));
-            const dead = yield* db.jobs.deadLetter({ id: job.id, reason: "MaxRetries", error: "x" });
-            yield* db.jobDlq.replay([dead.id], { actor: "test" });
-            assert.deepStrictEqual(job.payload, expected);
-            assert.deepStrictEqual(dead.payload, expected);
-            assert.deepStrictEqual(Option.getOrThrow(yield* db.jobs.get(job.id)).payload, expected);
-          }
-          // All at once, through the arrays; every row is read again.
-          const type = "many";
-          const ids = yield* db.jobs.enqueueMany(values.map((payload) => work(appId, { type, payload })));
-          const places = new Map(ids.map((id, i) => [id, i]));
-          yield* db.jobDlq.insertMany(values.map((payload, i) => letter(appId, { payload, type, attempts: i })));
-          let read = 0;
-          for (let from = 0; from < values.length; from += 1000) {
-            const jobs = yield* db.jobs.find({ id: Is.oneOf(ids.slice(from, from + 1000)) }, { limit: 1000 });
-            const letters = yield* db.jobDlq.find({ type, attempts: Is.atLeast(from) }, byAttempts);
-            for (const { id, payload } of jobs) assert.deepStrictEqual(payload, normal(values[places.get(id) ?? -1]));
-            for (const { attempts, payload } of letters) assert.deepStrictEqual(payload, normal(values[attempts]));
-            assert.strictEqual(jobs.length, letters.length);
-            read += letters.length;
-          }
-          assert.strictEqual(read, values.length);
-        }),
-      );
-    }),
+  it.effect(
+    "through insert, insertMany, enqueue, enqueueMany, dead-lettering and replay",
+    () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const appId = yield* newTenant;
+        const cases = rounds(5_000, 1_000);
+        console.log(`JSON round-trip: ${cases} cases, TEST_SEED=${seed}`);
+        const values = [...named, ...fc.sample(json, { seed, numRuns: cases })];
+        yield* Client.tenant(appId)(
+          Effect.gen(function* () {
+            // One by one, each through both of the single-row paths.
+            for (const payload of values) {
+              const expected = normal(payload);
+              const stored = yield* db.jobDlq.insert(letter(appId, { payload }));
+              assert.deepStrictEqual(stored.payload, expected);
+              const job = yield* db.jobs.enqueue(work(appId, { payload }));
+              const dead = yield* db.jobs.deadLetter({ id: job.id, reason: "MaxRetries", error: "x" });
+              yield* db.jobDlq.replay([dead.id], { actor: "test" });
+              assert.deepStrictEqual(job.payload, expected);
+              assert.deepStrictEqual(dead.payload, expected);
+              assert.deepStrictEqual(Option.getOrThrow(yield* db.jobs.get(job.id)).payload, expected);
+            }
+            // All at once, through the arrays; every row is read again.
+            const type = "many";
+            const ids = yield* db.jobs.enqueueMany(values.map((payload) => work(appId, { type, payload })));
+            const places = new Map(ids.map((id, i) => [id, i]));
+            yield* db.jobDlq.insertMany(values.map((payload, i) => letter(appId, { payload, type, attempts: i })));
+            let read = 0;
+            for (let from = 0; from < values.length; from += 1000) {
+              const jobs = yield* db.jobs.find({ id: Is.oneOf(ids.slice(from, from + 1000)) }, { limit: 1000 });
+              const letters = yield* db.jobDlq.find({ type, attempts: Is.atLeast(from) }, byAttempts);
+              for (const { id, payload } of jobs) assert.deepStrictEqual(payload, normal(values[places.get(id) ?? -1]));
+              for (const { attempts, payload } of letters) assert.deepStrictEqual(payload, normal(values[attempts]));
+              assert.strictEqual(jobs.length, letters.length);
+              read += letters.length;
+            }
+            assert.strictEqual(read, values.length);
+          }),
+        );
+      }),
+    300_000,
   );
 
   it.effect("an errorHistory too, with texts of any kind", () =>

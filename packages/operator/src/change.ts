@@ -383,6 +383,12 @@ export const retain = Command.make(
             problem: "Say how long: --replayed-days, --discarded-days or --pending-days.",
           });
         }
+        if (policy.discarded !== undefined && scope._tag === "tenant") {
+          return yield* new WrongUsage({
+            problem:
+              "The ledger's copies are deleted for every tenant together: say --all-tenants with --discarded-days.",
+          });
+        }
         if (policy.pending !== undefined) {
           const { count } = yield* inside(db.jobDlq.expiring(0, { pending: policy.pending }));
           yield* note(`${counted(count, "pending dead letter")} will expire.`);
