@@ -6,7 +6,7 @@ export default defineProject({
     include: ["test/**/*.test.ts"],
     globalSetup: ["../database/test/support/global-setup.ts"],
     pool: "forks",
-    testTimeout: 60_000,
+    testTimeout: 120_000,
     hookTimeout: 60_000,
   },
 });
