@@ -27,7 +27,7 @@ import { makeErasure } from "./job-dlq/erasure.js";
 import { makeInsight } from "./job-dlq/insight.js";
 import { makeLedger, replayedElsewhere } from "./job-dlq/ledger.js";
 import { makeLineage } from "./job-dlq/lineage.js";
-import { type JobDlqPage, newestFirst } from "./job-dlq/page.js";
+import { type JobDlqPage, newestFirst, type PageOptions } from "./job-dlq/page.js";
 import { makeReplay } from "./job-dlq/replay.js";
 import { makeRetention } from "./job-dlq/retention.js";
 import { makeTransfer } from "./job-dlq/transfer.js";
@@ -341,10 +341,8 @@ const decodeRescued = S.decodeUnknown(
 // --- [JOBS: JOB_DLQ] ---------------------------------------------------------
 
 /** A place in the list of pending dead letters. `type` is exact; `limit` 1 to 1,000, default 100; `cursor` the `next` of a page. */
-export interface PendingOptions {
+export interface PendingOptions extends PageOptions {
   readonly type?: string;
-  readonly limit?: number;
-  readonly cursor?: string;
 }
 
 export const makeJobDlqRepo = Effect.gen(function* () {

@@ -1,6 +1,5 @@
 import { randomUUID } from "node:crypto";
 import { chmod, chown, stat, writeFile } from "node:fs/promises";
-import { createServer } from "node:net";
 import { join } from "node:path";
 import { inspect } from "node:util";
 import * as SqlClient from "@effect/sql/SqlClient";
@@ -21,6 +20,7 @@ import { DatabaseService } from "../src/repos.js";
 import { classify, databaseError } from "../src/sql-state.js";
 import { selfSigned } from "./support/certificate.js";
 import { newTenant, TestDatabase, TestUrl, urlAs, work } from "./support/database.js";
+import { freePort } from "./support/portal-db.js";
 import * as Server from "./support/server.js";
 import * as Wire from "./support/wire.js";
 
@@ -57,14 +57,6 @@ const through = <A, E>(
     Effect.provide(Client.layerConfig({ maxConnections: 1, connectTimeout: "60 seconds", ...options })),
     inEnvironment(environment),
   );
-
-/** A port of this machine on which nobody listens. */
-const closedPort = Effect.async<number>((resume) => {
-  const probe = createServer().listen(0, "127.0.0.1", () => {
-    const address = probe.address();
-    probe.close(() => resume(Effect.succeed(typeof address === "object" && address !== null ? address.port : 0)));
-  });
-});
 
 const settings = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;
@@ -243,7 +235,7 @@ layer(TestDatabase, { excludeTestServices: true })("client", (it) => {
         const url = new URL(Redacted.value(yield* TestUrl));
         const there = `${url.hostname}:${url.port}`;
         const database = url.pathname.slice(1);
-        const closed = yield* closedPort;
+        const closed = yield* freePort;
         const silent = yield* Wire.make(yield* TestUrl);
         silent.mute(true);
         const failing: ReadonlyArray<Environment> = [
@@ -405,7 +397,7 @@ layer(TestDatabase, { excludeTestServices: true })("client", (it) => {
 
     it.effect("that nobody accepts, answers or knows fails the layer typed", () =>
       Effect.gen(function* () {
-        const closed = yield* closedPort;
+        const closed = yield* freePort;
         const silent = yield* Wire.make(yield* TestUrl);
         silent.mute(true);
         const cutting = yield* Wire.make();

@@ -1,4 +1,3 @@
-import { createServer } from "node:net";
 import * as SqlClient from "@effect/sql/SqlClient";
 import type { SqlError } from "@effect/sql/SqlError";
 import { assert, describe, layer } from "@effect/vitest";
@@ -15,6 +14,7 @@ import * as Migrator from "../src/migrator.js";
 import { DatabaseService } from "../src/repos.js";
 import { classify } from "../src/sql-state.js";
 import { deadJob, letter, newTenant, work } from "./support/database.js";
+import { freePort } from "./support/portal-db.js";
 import * as Server from "./support/server.js";
 import * as Wire from "./support/wire.js";
 
@@ -161,14 +161,6 @@ const inTheMiddle = (
       () => up.pipe(Effect.zipRight(tell(opened)), Effect.interruptible, Effect.orDie),
     );
   });
-
-/** A port of this machine on which nobody listens. */
-const closedPort = Effect.async<number>((resume) => {
-  const probe = createServer().listen(0, "127.0.0.1", () => {
-    const address = probe.address();
-    probe.close(() => resume(Effect.succeed(typeof address === "object" && address !== null ? address.port : 0)));
-  });
-});
 
 layer(TestOutage, { excludeTestServices: true, timeout: "120 seconds" })("the database goes away", (it) => {
   for (const way of ["stop", "kill"] as const) {
@@ -344,7 +336,7 @@ layer(TestOutage, { excludeTestServices: true, timeout: "120 seconds" })("the da
       yield* stop;
       const closed = new URL(Redacted.value(before));
       const unused = new URL(Redacted.value(before));
-      unused.port = String(yield* closedPort);
+      unused.port = String(yield* freePort);
       for (const url of [
         closed.href,
         closed.href.replace("127.0.0.1", "localhost"),

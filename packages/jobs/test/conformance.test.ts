@@ -10,7 +10,7 @@ import { TestJobs } from "./support/runners.js";
 
 layer(TestJobs, { excludeTestServices: true, timeout: "2 minutes" })("on PostgreSQL", (it) => {
   conformance(it, {
-    newTenant: newTenant,
+    newTenant,
     withRunner: (handlers, options) => (effect) =>
       Effect.provide(effect, Runner.layerSingle({ handlers, patience: "1 second", ...options })) as never,
     pass: (millis) => Effect.sleep(millis),

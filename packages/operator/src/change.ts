@@ -65,6 +65,15 @@ const whole = (name: string, least: number) =>
     ),
   );
 
+const limitOption = whole("limit", 1).pipe(
+  Options.optional,
+  Options.withDescription("At most so many, the oldest first"),
+);
+const becauseOption = Options.text("because").pipe(
+  Options.optional,
+  Options.withDescription("Why; the ledger keeps it"),
+);
+
 /** Whether it shall be done; false after a dry run. */
 const agreed = (given: { readonly yes: boolean; readonly dryRun: boolean }, question: string) =>
   Effect.gen(function* () {
@@ -119,6 +128,23 @@ const looked = (
     if (!given.json) yield* say(previewText(preview, yield* Clock.currentTimeMillis, scope._tag === "system"));
     else if (given.dryRun) yield* say(json({ count, byType, byReason, ids: preview.sample.map(({ id }) => id) }));
     return count;
+  });
+
+/** How many a bulk change will take at most, once that was shown and agreed to; undefined after a dry run. */
+const agreedTotal = (
+  what: string,
+  given: Parameters<typeof looked>[0] & Parameters<typeof agreed>[0] & { readonly limit: Option.Option<number> },
+  target: Target,
+  db: DatabaseService,
+  filter: JobDlqFilter,
+) =>
+  Effect.gen(function* () {
+    const matching = yield* looked(given, target, db, filter);
+    const total = Math.min(
+      matching,
+      Option.getOrElse(given.limit, () => matching),
+    );
+    return (yield* agreed(given, `${what} ${counted(total, "dead letter")}?`)) ? total : undefined;
   });
 
 // --- bulk work ---------------------------------------------------------------
@@ -223,18 +249,14 @@ export const replay = Command.make(
       Options.withDescription('The jobs are due only after that, like "10 minutes"'),
     ),
     rate: positive("rate").pipe(Options.withDescription("At most so many a second")),
-    limit: whole("limit", 1).pipe(Options.optional, Options.withDescription("At most so many, the oldest first")),
+    limit: limitOption,
   },
   (given) =>
     onTarget(given, (target, db) =>
       Effect.gen(function* () {
         const filter = changeFilterOf(given);
-        const matching = yield* looked(given, target, db, filter);
-        const total = Math.min(
-          matching,
-          Option.getOrElse(given.limit, () => matching),
-        );
-        if (!(yield* agreed(given, `Replay ${counted(total, "dead letter")}?`))) return;
+        const total = yield* agreedTotal("Replay", given, target, db, filter);
+        if (total === undefined) return;
         const changes = db.jobDlq.replay(filter, {
           actor: actorOf(given.actor),
           scope: target.scope,
@@ -258,18 +280,14 @@ export const discard = Command.make(
     ...filterOptions,
     all: allOption,
     because: Options.text("because").pipe(Options.withDescription("Why nobody needs them; the ledger keeps it")),
-    limit: whole("limit", 1).pipe(Options.optional, Options.withDescription("At most so many, the oldest first")),
+    limit: limitOption,
   },
   (given) =>
     onTarget(given, (target, db) =>
       Effect.gen(function* () {
         const filter = changeFilterOf(given);
-        const matching = yield* looked(given, target, db, filter);
-        const total = Math.min(
-          matching,
-          Option.getOrElse(given.limit, () => matching),
-        );
-        if (!(yield* agreed(given, `Discard ${counted(total, "dead letter")}?`))) return;
+        const total = yield* agreedTotal("Discard", given, target, db, filter);
+        if (total === undefined) return;
         const changes = db.jobDlq.discard(filter, {
           actor: actorOf(given.actor),
           reason: given.because,
@@ -292,7 +310,7 @@ export const restore = Command.make(
     ),
     ...targetOptions,
     actor: actorOption,
-    because: Options.text("because").pipe(Options.optional, Options.withDescription("Why; the ledger keeps it")),
+    because: becauseOption,
     json: jsonOption,
   },
   (given) =>
@@ -413,7 +431,7 @@ export const erase = Command.make(
     args: idsArgument,
     ...changeOptions,
     ...filterOptions,
-    because: Options.text("because").pipe(Options.optional, Options.withDescription("Why; the ledger keeps it")),
+    because: becauseOption,
   },
   (given) =>
     onTarget(given, (target, db) =>

@@ -19,6 +19,8 @@ export class NothingMatched extends S.TaggedError<NothingMatched>()("NothingMatc
   }
 }
 
+export const noLetterMatches = () => new NothingMatched({ what: "No dead letter matches." });
+
 /** It did not come to its end for the reason that it says. Exit code 1. */
 export class Failed extends S.TaggedError<Failed>()("Failed", { reason: S.String }) {
   override get message() {

@@ -3,9 +3,8 @@ import * as Args from "@effect/cli/Args";
 import * as Command from "@effect/cli/Command";
 import * as Options from "@effect/cli/Options";
 import type { BadRow } from "@parametric-portal/database/errors";
-import type { JobDlqGroup } from "@parametric-portal/database/job-dlq/insight";
-import { JobDlqGroup as Group } from "@parametric-portal/database/job-dlq/insight";
-import { type JobDlqRound, JobHistory } from "@parametric-portal/database/job-dlq/lineage";
+import { JobDlqGroup } from "@parametric-portal/database/job-dlq/insight";
+import { type JobDlqRound, JobHistory, type JobState } from "@parametric-portal/database/job-dlq/lineage";
 import { JobDlqStat, StatsKey } from "@parametric-portal/database/job-dlq/stats";
 import type { JobDlq } from "@parametric-portal/database/models";
 import * as Clock from "effect/Clock";
@@ -13,7 +12,7 @@ import * as DateTime from "effect/DateTime";
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
 import * as S from "effect/Schema";
-import { NothingMatched } from "./failure.js";
+import { NothingMatched, noLetterMatches } from "./failure.js";
 import { filterOf, filterOptions, jsonOption, momentOf, onTarget, stateOption, targetOptions } from "./options.js";
 import {
   age,
@@ -22,20 +21,27 @@ import {
   colour,
   counted,
   json,
+  lastError,
   letterJson,
   line,
   lines,
   note,
   say,
+  sayRows,
   table,
   time,
   tree,
 } from "./output.js";
 
 const millis = DateTime.toEpochMillis;
-const lastError = (letter: JobDlq) => letter.errorHistory.at(-1)?.error.split("\n")[0] ?? "";
 
 const warn = (bad: ReadonlyArray<BadRow>) => Effect.forEach(bad, (row) => note(row.message), { discard: true });
+
+const limitOption = (initial: number) =>
+  Options.integer("limit").pipe(
+    Options.withDefault(initial),
+    Options.withDescription(`How many at most, 1 to 1,000; default ${initial}`),
+  );
 
 // --- list --------------------------------------------------------------------
 
@@ -51,7 +57,7 @@ const letterColumns = (now: number, hasTenants: boolean): ReadonlyArray<Column<J
     rank: 6,
     of: ({ replayedAt }) => (Option.isSome(replayedAt) ? `${ago(replayedAt.value.getTime(), now)} ago` : ""),
   },
-  { head: "LAST ERROR", rank: 1, least: 16, of: (letter) => line(lastError(letter)) },
+  { head: "LAST ERROR", rank: 1, least: 16, of: lastError },
 ];
 
 /** Columns that say something: REPLAYED only where something was. */
@@ -70,10 +76,7 @@ export const list = Command.make(
     ...targetOptions,
     ...filterOptions,
     state: stateOption,
-    limit: Options.integer("limit").pipe(
-      Options.withDefault(50),
-      Options.withDescription("How many at most, 1 to 1,000; default 50"),
-    ),
+    limit: limitOption(50),
     cursor: Options.text("cursor").pipe(Options.optional, Options.withDescription("Where the page before ended")),
     json: jsonOption,
   },
@@ -85,9 +88,9 @@ export const list = Command.make(
           db.jobDlq.page(filter, { limit: given.limit, cursor: Option.getOrUndefined(given.cursor) }),
         );
         yield* warn(bad);
-        if (items.length + bad.length === 0) return yield* new NothingMatched({ what: "No dead letter matches." });
-        if (given.json) yield* Effect.forEach(items, (letter) => say(json(letterJson(letter))), { discard: true });
-        else yield* say(letterTable(items, yield* Clock.currentTimeMillis, scope._tag === "system"));
+        if (items.length + bad.length === 0) return yield* noLetterMatches();
+        const now = yield* Clock.currentTimeMillis;
+        yield* sayRows(given.json, items, letterJson, () => letterTable(items, now, scope._tag === "system"));
         if (Option.isSome(next)) yield* note(`There are more: the same with --cursor ${next.value}`);
       }),
     ),
@@ -131,6 +134,9 @@ const roundLines = (round: JobDlqRound, isThis: boolean): ReadonlyArray<string> 
   ];
 };
 
+const jobText = ({ attempts, maxAttempts, replays, status }: JobState) =>
+  `${status}, ${attempts} of ${maxAttempts} attempts, ${counted(replays, "replay")}`;
+
 const field = (name: string, value: string) => `${colour.dim(name.padEnd(11))} ${value}`;
 
 const shown = (letter: JobDlq, history: JobHistory, now: number): ReadonlyArray<string> => {
@@ -145,10 +151,7 @@ const shown = (letter: JobDlq, history: JobHistory, now: number): ReadonlyArray<
       ...rest.map((_) => `      ${colour.dim(_)}`),
     ];
   });
-  const job =
-    history.job === null
-      ? colour.dim("is gone")
-      : `${history.job.status}, ${history.job.attempts} of ${history.job.maxAttempts} attempts, ${counted(history.job.replays, "replay")}`;
+  const job = history.job === null ? colour.dim("is gone") : jobText(history.job);
   return [
     field("dead letter", colour.bold(letter.id)),
     field("tenant", letter.appId),
@@ -227,7 +230,7 @@ const groupColumns = (now: number, hasTenants: boolean): ReadonlyArray<Column<Jo
   { head: "MESSAGE", rank: 0, least: 12, of: ({ message }) => line(message ?? "") },
 ];
 
-const encodeGroup = S.encodeSync(Group);
+const encodeGroup = S.encodeSync(JobDlqGroup);
 
 export const groups = Command.make(
   "groups",
@@ -235,10 +238,7 @@ export const groups = Command.make(
     ...targetOptions,
     ...filterOptions,
     state: stateOption,
-    limit: Options.integer("limit").pipe(
-      Options.withDefault(20),
-      Options.withDescription("How many at most, 1 to 1,000; default 20"),
-    ),
+    limit: limitOption(20),
     json: jsonOption,
   },
   (given) =>
@@ -247,10 +247,9 @@ export const groups = Command.make(
         const found = yield* inside(
           db.jobDlq.groups({ ...filterOf(given), state: given.state }, { limit: given.limit }),
         );
-        if (found.length === 0) return yield* new NothingMatched({ what: "No dead letter matches." });
-        if (given.json)
-          return yield* Effect.forEach(found, (group) => say(json(encodeGroup(group))), { discard: true });
-        yield* say(table(groupColumns(yield* Clock.currentTimeMillis, scope._tag === "system"), found));
+        if (found.length === 0) return yield* noLetterMatches();
+        const now = yield* Clock.currentTimeMillis;
+        yield* sayRows(given.json, found, encodeGroup, () => table(groupColumns(now, scope._tag === "system"), found));
       }),
     ),
 ).pipe(Command.withDescription("The same failures together, the most frequent first"));
@@ -296,9 +295,8 @@ export const stats = Command.make(
         const found = yield* inside(
           db.jobDlq.stats({ by: given.by, filter: filterOf(given), since: Option.getOrUndefined(given.window) }),
         );
-        if (found.length === 0) return yield* new NothingMatched({ what: "No dead letter matches." });
-        if (given.json) return yield* Effect.forEach(found, (stat) => say(json(encodeStat(stat))), { discard: true });
-        yield* say(table(statColumns(given.by), found));
+        if (found.length === 0) return yield* noLetterMatches();
+        yield* sayRows(given.json, found, encodeStat, () => table(statColumns(given.by), found));
       }),
     ),
 ).pipe(Command.withDescription("How much lies there and since when, how much comes, and whether replaying helps"));
@@ -317,10 +315,7 @@ export const history = Command.make(
         }
         if (given.json) return yield* say(json(encodeHistory(found)));
         if (found.job !== null) {
-          const { attempts, maxAttempts, replays, status, type } = found.job;
-          yield* say(
-            `${line(type)} ${found.originalJobId}: ${status}, ${attempts} of ${maxAttempts} attempts, ${counted(replays, "replay")}`,
-          );
+          yield* say(`${line(found.job.type)} ${found.originalJobId}: ${jobText(found.job)}`);
         }
         yield* say(found.rounds.flatMap((round) => roundLines(round, false)).join("\n"));
       }),

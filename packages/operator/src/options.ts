@@ -38,11 +38,9 @@ const jsonOf = (name: string) => (text: string) =>
     Effect.catchAll(() => invalid(`--${name} is ${JSON.stringify(text.slice(0, 100))}, which is no JSON`)),
   );
 
-const isUuid = S.is(S.UUID);
+const isUuid: (text: string) => boolean = S.is(S.UUID);
 const uuidOf = (name: string) => (text: string) =>
-  (isUuid as (text: string) => boolean)(text)
-    ? Effect.succeed(text)
-    : invalid(`--${name} is ${JSON.stringify(text.slice(0, 100))}, which is no id`);
+  isUuid(text) ? Effect.succeed(text) : invalid(`--${name} is ${JSON.stringify(text.slice(0, 100))}, which is no id`);
 const uuid = (name: string) => Options.text(name).pipe(Options.mapEffect(uuidOf(name)));
 
 export const json = (name: string) => Options.text(name).pipe(Options.mapEffect(jsonOf(name)));
@@ -132,7 +130,7 @@ const decodeIds = S.decodeUnknown(S.Array(S.Struct({ id: S.UUID })));
 
 const tenantOf = (tenant: string) =>
   Effect.gen(function* () {
-    if (S.is(S.UUID)(tenant)) return tenant as string;
+    if (isUuid(tenant)) return tenant;
     const sql = yield* SqlClient.SqlClient;
     const rows = yield* Client.system(sql`SELECT id FROM apps WHERE name = ${tenant}`);
     const [app] = yield* Effect.orDie(decodeIds(rows));

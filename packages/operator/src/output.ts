@@ -8,7 +8,7 @@ import { JobDlq } from "@parametric-portal/database/models";
 import Table from "cli-table3";
 import * as Console from "effect/Console";
 import * as DateTime from "effect/DateTime";
-import * as Duration from "effect/Duration";
+import * as Effect from "effect/Effect";
 import * as S from "effect/Schema";
 import pc from "picocolors";
 import stringWidth from "string-width";
@@ -58,8 +58,6 @@ export const time = (at: DateTime.Utc | Date | number): string =>
 
 export const counted = (count: number, what: string) =>
   `${count.toLocaleString("en-US")} ${what}${count === 1 ? "" : "s"}`;
-
-export const took = (millis: number) => Duration.format(Duration.millis(Math.round(millis)));
 
 // --- tables ------------------------------------------------------------------
 
@@ -168,6 +166,19 @@ export const tree = (value: unknown, indent = 0): string => {
     : `${open}\n${parts.map((part) => `${inner}${part}`).join(",\n")}\n${" ".repeat(indent)}${close}`;
 };
 
+/** The first line of its last error, as it may be shown. */
+export const lastError = (letter: JobDlq): string => line(letter.errorHistory.at(-1)?.error.split("\n")[0] ?? "");
+
 export const say = Console.log;
+
+/** Rows for a program, one in a line, or for people as they are in a table. */
+export const sayRows = <A>(
+  isJson: boolean,
+  rows: ReadonlyArray<A>,
+  encode: (row: A) => unknown,
+  asTable: () => string,
+): Effect.Effect<void> =>
+  isJson ? Effect.forEach(rows, (row) => say(json(encode(row))), { discard: true }) : say(asTable());
+
 /** Beside what was asked for: it goes to stderr. */
 export const note = (text: string) => Console.error(text);

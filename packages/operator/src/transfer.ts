@@ -9,8 +9,9 @@ import { beginning } from "@parametric-portal/database/job-dlq/changes";
 import * as DateTime from "effect/DateTime";
 import * as Effect from "effect/Effect";
 import * as Either from "effect/Either";
+import * as Option from "effect/Option";
 import * as Stream from "effect/Stream";
-import { Failed, NothingMatched } from "./failure.js";
+import { Failed, NothingMatched, noLetterMatches } from "./failure.js";
 import {
   actorOf,
   actorOption,
@@ -21,7 +22,7 @@ import {
   stateOption,
   targetOptions,
 } from "./options.js";
-import { colour, counted, json, letterJson, line, note, say, time } from "./output.js";
+import { colour, counted, json, lastError, letterJson, line, note, say, time } from "./output.js";
 
 export const exportTo = Command.make("export", { ...targetOptions, ...filterOptions, state: stateOption }, (given) =>
   onTarget(given, ({ scope }, db) =>
@@ -43,7 +44,7 @@ export const exportTo = Command.make("export", { ...targetOptions, ...filterOpti
         ),
       );
       yield* note(`${counted(written, "dead letter")} exported`);
-      if (written === 0) return yield* new NothingMatched({ what: "No dead letter matches." });
+      if (written === 0) return yield* noLetterMatches();
     }),
   ),
 ).pipe(Command.withDescription("Write dead letters to stdout, one JSON object a line; dlq import reads them"));
@@ -105,7 +106,7 @@ export const tail = Command.make(
   (given) =>
     onTarget(given, ({ scope }, db) =>
       db.jobDlq.changes({ scope, ...(given.fromStart ? { after: beginning } : {}) }).pipe(
-        given.limit._tag === "Some" ? Stream.take(given.limit.value) : (all) => all,
+        (all) => Option.match(given.limit, { onNone: () => all, onSome: (limit) => Stream.take(all, limit) }),
         Stream.runForEach(({ letter }) =>
           Either.match(letter, {
             onLeft: (bad) => note(bad.message),
@@ -113,7 +114,7 @@ export const tail = Command.make(
               say(
                 given.json
                   ? json(letterJson(one))
-                  : `${colour.dim(time(DateTime.toEpochMillis(one.dlqAt)))}  ${one.id}  ${line(one.type)}  ${colour.red(line(one.errorReason))}  ${line(one.errorHistory.at(-1)?.error.split("\n")[0] ?? "")}`,
+                  : `${colour.dim(time(DateTime.toEpochMillis(one.dlqAt)))}  ${one.id}  ${line(one.type)}  ${colour.red(line(one.errorReason))}  ${lastError(one)}`,
               ),
           }),
         ),

@@ -1,9 +1,8 @@
 /** What `dlq doctor` finds, on databases that have it. */
-import { randomUUID } from "node:crypto";
 import * as SqlClient from "@effect/sql/SqlClient";
 import { assert, layer } from "@effect/vitest";
 import * as Effect from "effect/Effect";
-import { databaseAt, TestDatabase, TestUrl, urlAs } from "../../database/test/support/database.js";
+import { databaseAt, newLogin, TestDatabase, TestUrl } from "../../database/test/support/database.js";
 import { withUrl } from "../../database/test/support/portal-db.js";
 import { objects, runDlq } from "./support/dlq.js";
 
@@ -38,15 +37,8 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("dlq do
     "finds nothing wrong with a login as it should be, but that it may not read which migrations were applied",
     () =>
       Effect.gen(function* () {
-        const sql = yield* SqlClient.SqlClient;
-        const name = `login_${randomUUID().slice(0, 8)}`;
-        yield* Effect.acquireRelease(
-          sql.unsafe(
-            `CREATE ROLE ${name} LOGIN PASSWORD 'secret' NOINHERIT IN ROLE parametric_tenant, parametric_system`,
-          ),
-          () => Effect.orDie(sql.unsafe(`DROP ROLE ${name}`)),
-        );
-        const { findings, said } = yield* found(withUrl(urlAs(yield* TestUrl, name, "secret")));
+        const url = yield* newLogin("parametric_tenant, parametric_system");
+        const { findings, said } = yield* found(withUrl(url));
         assert.deepStrictEqual(
           findings.filter((_) => !_.endsWith(" ok")),
           ["migrations warning"],

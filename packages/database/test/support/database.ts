@@ -55,20 +55,22 @@ export const urlAs = (url: Redacted.Redacted, user: string, password: string): R
 };
 
 /** A login that owns nothing; `member` says what it may become. */
-export const withLogin = (member: string) =>
+export const newLogin = (member: string) =>
   Effect.gen(function* () {
     const sql = yield* SqlClient.SqlClient;
     const name = `login_${randomUUID().slice(0, 8)}`;
     yield* sql.unsafe(
       `CREATE ROLE ${name} LOGIN PASSWORD 'secret' NOINHERIT ${member === "" ? "" : `IN ROLE ${member}`}`,
     );
-    const url = urlAs(yield* TestUrl, name, "secret");
-    const context = yield* Layer.build(
-      DatabaseService.layer.pipe(Layer.provideMerge(Client.layer({ url, maxConnections: 4 }))),
-    );
     yield* Effect.addFinalizer(() => Effect.orDie(sql.unsafe(`DROP ROLE ${name}`)));
-    return context;
+    return urlAs(yield* TestUrl, name, "secret");
   });
+
+/** The service for such a login. */
+export const withLogin = (member: string) =>
+  Effect.flatMap(newLogin(member), (url) =>
+    Layer.build(DatabaseService.layer.pipe(Layer.provideMerge(Client.layer({ url, maxConnections: 4 })))),
+  );
 
 /** A new tenant; returns its id. */
 export const newTenant = Effect.gen(function* () {
