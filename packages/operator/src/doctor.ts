@@ -137,24 +137,25 @@ const isolation = Effect.gen(function* () {
   );
   if (!tables.some(({ isOurs }) => isOurs))
     return problem("isolation", "the tables are not there: run portal-db migrate");
-  const closed = tables.filter(({ isGranted }) => !isGranted);
-  if (closed.length > 0) {
-    return closed.map(({ name }) =>
+  const open = tables
+    .filter((_) => !(_.isEnabled && _.isForced && _.policies > 0))
+    .map(({ isOurs, name }) =>
+      (isOurs ? problem : warning)(
+        "isolation",
+        `${name} has an app_id, and row-level security is not enabled, forced and given policies on it: tenants are not kept apart there`,
+      ),
+    );
+  const closed = tables
+    .filter(({ isGranted }) => !isGranted)
+    .map(({ name }) =>
       warning(
         "isolation",
         `${name} has an app_id, and handlers may not read it: GRANT SELECT, INSERT, … ON ${name} TO parametric_tenant`,
       ),
     );
-  }
-  const open = tables.filter((_) => !(_.isEnabled && _.isForced && _.policies > 0));
-  return open.length === 0
+  return open.length + closed.length === 0
     ? ok("isolation", `row-level security is forced on ${tables.map(({ name }) => name).join(", ")}`)
-    : open.map(({ isOurs, name }) =>
-        (isOurs ? problem : warning)(
-          "isolation",
-          `${name} has an app_id, and row-level security is not enabled, forced and given policies on it: tenants are not kept apart there`,
-        ),
-      );
+    : [...open, ...closed];
 });
 
 const decodeIndexes = S.decodeUnknown(S.Array(S.Struct({ name: S.String })));

@@ -71,6 +71,11 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("dlq do
         assert.deepStrictEqual([own.code, own.findings.includes("isolation warning")], [0, true]);
         const closed = yield* around("CREATE TABLE closed (app_id uuid)", "DROP TABLE closed");
         assert.include(closed.said, "GRANT SELECT");
+        const both = yield* around(
+          "CREATE TABLE closed (app_id uuid); ALTER TABLE job_dlq NO FORCE ROW LEVEL SECURITY",
+          "DROP TABLE closed; ALTER TABLE job_dlq FORCE ROW LEVEL SECURITY",
+        );
+        assert.deepStrictEqual([both.code, both.findings.includes("isolation problem")], [1, true], both.said);
         const index = "'idx_job_dlq_pending'::regclass";
         const broken = yield* around(
           `UPDATE pg_index SET indisvalid = false WHERE indexrelid = ${index}`,
