@@ -44,8 +44,9 @@ export interface Options {
   readonly idleTimeout?: Duration.DurationInput | undefined;
   /**
    * Every connection starts as this group role, so that what it runs outside a scope is in that role and needs no transaction.
-   * For a process's own machinery, such as the claims of a runner. It waits no
-   * longer than a second for a lock. The login must be a member. Default: the login itself.
+   * For a process's own machinery, such as the claims of a runner. It waits no longer than a second for a lock, and the server ends
+   * it when it stands idle in a transaction for five: a frozen process would hold its rows as long as its connection lives. The
+   * login must be a member. Default: the login itself.
    */
   readonly role?: "parametric_system" | undefined;
   /** What `pg_stat_activity` shows. Default `parametric-portal`. */
@@ -79,7 +80,7 @@ const withRole = ({ database, host, password, port, role, url, username, ...rest
   const given = address.searchParams.get("options");
   address.searchParams.set(
     "options",
-    `${given === null ? "" : `${given} `}-c role=${role} -c jit=off -c lock_timeout=1000`,
+    `${given === null ? "" : `${given} `}-c role=${role} -c jit=off -c lock_timeout=1000 -c idle_in_transaction_session_timeout=5000`,
   );
   return { ...rest, url: Redacted.make(address.href) };
 };

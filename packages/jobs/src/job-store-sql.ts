@@ -258,6 +258,12 @@ const decodeDue = S.decodeUnknown(S.Array(S.Struct({ partition: S.Int, due: S.Bo
 
 const countOf = (rows: ReadonlyArray<unknown>) => Effect.orDie(Effect.map(decodeCount(rows), ([{ count }]) => count));
 
+/**
+ * How long the server waits for the COMMIT that follows a transactional job's settlement. A runner that is frozen, or cut off, right
+ * there would hold the job's row as long as its connection lives, and nobody could rescue the job.
+ */
+const commitMillis = "5000";
+
 const noTenant = "00000000-0000-0000-0000-000000000000";
 
 const noticeOf = (on: Parameters<(typeof JobStore)["Service"]["listen"]>[0]) => (payload?: string) => {
@@ -430,8 +436,8 @@ export const layer: Layer.Layer<JobStore, never, EngineClient | SqlClient.SqlCli
         const settle = Effect.flatMap(
           app.unsafe(
             `WITH settled AS (${completed} WHERE id = $1 AND fence = $2::bigint AND status = 'processing' RETURNING 1)
-             SELECT count(*)::int AS count FROM settled`,
-            [job.id, job.fence],
+             SELECT count(*)::int AS count, set_config('idle_in_transaction_session_timeout', $3, true) FROM settled`,
+            [job.id, job.fence, commitMillis],
           ),
           countOf,
         );

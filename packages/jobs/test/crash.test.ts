@@ -4,9 +4,10 @@ import * as Clock from "effect/Clock";
 import * as Effect from "effect/Effect";
 import { isFull, rounds } from "../../database/test/support/campaign.js";
 import { newTenant, TestUrl } from "../../database/test/support/database.js";
+import * as Wire from "../../database/test/support/wire.js";
 import * as Jobs from "../src/jobs.js";
 import { Boundary, Effectful, Failing, Plain } from "./support/runner-process.js";
-import { assertWhole, startThree, TestJobs, untilEnded } from "./support/runners.js";
+import { assertWhole, startRunner, startThree, TestJobs, untilEnded } from "./support/runners.js";
 
 const submitted = rounds(2000, 300);
 // In a reduced run those between which an effect can be lost or be there twice.
@@ -103,5 +104,24 @@ layer(TestJobs, { excludeTestServices: true, timeout: "10 minutes" })("kill -9",
         assert.strictEqual(yield* frozen.ended, 0, frozen.output());
       }),
     600_000,
+  );
+
+  it.scoped(
+    "of nothing, but the COMMIT of a transactional job never arrives: the job is not held by a dead transaction",
+    () =>
+      Effect.gen(function* () {
+        const url = yield* TestUrl;
+        const wire = yield* Wire.make(url);
+        const appId = yield* newTenant;
+        wire.lose((statement, previous) => statement === "COMMIT" && previous.includes("WITH settled"));
+        const runner = yield* startRunner(wire.url(url));
+        yield* Jobs.submitMany(Effectful, [{ payload: { millis: 0 } }], { appId });
+        const counts = yield* untilEnded(appId, Effectful.name);
+        assertWhole(counts, 1);
+        assert.strictEqual(counts.completed, 1);
+        assert.strictEqual(wire.sent().filter((_) => _.includes("WITH settled")).length, 2, "it was settled twice");
+        yield* runner.kill("SIGTERM");
+        assert.strictEqual(yield* runner.ended, 0, runner.output());
+      }),
   );
 });

@@ -36,6 +36,8 @@ export interface Wire {
   readonly connectTo: (server: Redacted.Redacted | undefined) => void;
   /** From now on no answer passes, and nothing is cut: a server that hangs. */
   readonly mute: (isMuted: boolean) => void;
+  /** Loses this statement of a client, the first that comes, and all that its connection says afterwards: nothing is cut. */
+  readonly lose: (isIt: (statement: string, previous: string) => boolean) => void;
   /** Cuts every open connection on the client's side. */
   readonly cut: () => void;
   /** Waits until no connection is open, which is when each client has been told. */
@@ -53,6 +55,7 @@ export const make = (server?: Redacted.Redacted) =>
   Effect.gen(function* () {
     let target = server;
     let muted = false;
+    let isLost: ((statement: string, previous: string) => boolean) | undefined;
     let sent: Array<string> = [];
     let answers = 0;
     const open = new Set<net.Socket>();
@@ -76,17 +79,25 @@ export const make = (server?: Redacted.Redacted) =>
       upstream.on("error", () => client.resetAndDestroy());
       upstream.on("close", () => client.end());
       client.on("close", () => upstream.destroy());
+      let isDeaf = false;
+      let previous = "";
       const fromClient = messages(true, (type, body) => {
-        if (type === "Q") sent.push(textUntilNul(body, 0));
+        if (type !== "Q" && type !== "P") return;
         // A parse message begins with the name of the prepared statement, which is empty here.
-        if (type === "P") sent.push(textUntilNul(body, body.indexOf(0) + 1));
+        const statement = textUntilNul(body, type === "Q" ? 0 : body.indexOf(0) + 1);
+        sent.push(statement);
+        if (isLost?.(statement, previous) === true) {
+          isDeaf = true;
+          isLost = undefined;
+        }
+        previous = statement;
       });
       const fromServer = messages(false, (type) => {
         if (type === "Z") answers++;
       });
       client.on("data", (chunk) => {
         fromClient(chunk);
-        upstream.write(chunk);
+        if (!isDeaf) upstream.write(chunk);
       });
       upstream.on("data", (chunk) => {
         fromServer(chunk);
@@ -119,6 +130,9 @@ export const make = (server?: Redacted.Redacted) =>
       },
       mute: (isMuted) => {
         muted = isMuted;
+      },
+      lose: (isIt) => {
+        isLost = isIt;
       },
       cut: () => {
         for (const socket of open) socket.resetAndDestroy();
