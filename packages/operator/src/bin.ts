@@ -14,8 +14,8 @@ import { note } from "./output.js";
 
 const { version } = createRequire(import.meta.url)("@parametric-portal/operator/package.json") as { version: string };
 
-// A reader that has enough (head) closes the pipe; that is no failure.
-process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 1));
+// A reader that has enough (head) closes the pipe. It ends as a program does that the signal for that ends: not done, nothing to say.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 141 : 1));
 
 Command.run(command, { name: "dlq", version })(process.argv).pipe(
   // Wrong flags are told by the parser itself.

@@ -35,7 +35,7 @@ import {
   type Target,
   targetOptions,
 } from "./options.js";
-import { colour, counted, json, line, note, say } from "./output.js";
+import { colour, counted, json, line, note, say, time } from "./output.js";
 
 // --- asking ------------------------------------------------------------------
 
@@ -108,14 +108,29 @@ const previewText = (preview: JobDlqPreview, now: number, hasTenants: boolean) =
 const noCondition =
   "Say which: ids, or flags like --type, --reason, --since, --fingerprint; --all is every pending one of the tenant.";
 
+/** What became of dead letters that were asked for by their ids and are not pending. */
+const told = ({ inside }: Target, db: DatabaseService, ids: ReadonlyArray<string>) =>
+  Effect.gen(function* () {
+    const rounds = yield* inside(Effect.forEach(ids.slice(0, mostTold), (id) => db.jobDlq.outcome(id)));
+    for (const [i, round] of rounds.entries()) {
+      const what = Option.match(round, {
+        onNone: () => "not found here",
+        onSome: ({ outcome, replay }) => (replay === null ? outcome : `replayed ${time(replay.at)}: ${outcome}`),
+      });
+      yield* note(`${ids[i]}  ${what}`);
+    }
+  });
+const mostTold = 20;
+
 /** Shows what a change would touch. With `--json` only a dry run says it, as its result. */
 const looked = (
   given: { readonly json: boolean; readonly dryRun: boolean },
-  { inside, scope }: Target,
+  target: Target,
   db: DatabaseService,
   filter: JobDlqFilter,
 ) =>
   Effect.gen(function* () {
+    const { inside, scope } = target;
     yield* checkChange("dlq", filter).pipe(
       Effect.mapError(
         ({ field, problem }) =>
@@ -124,7 +139,12 @@ const looked = (
     );
     const preview = yield* inside(db.jobDlq.preview(filter));
     const { byReason, byType, count } = preview;
-    if (count === 0) return yield* new NothingMatched({ what: "No dead letter matches; nothing was changed." });
+    if (count < (filter.ids?.length ?? 0)) {
+      const pending = new Set(preview.sample.map(({ id }) => id));
+      // Which of many are pending the sample does not say.
+      if (count <= pending.size) yield* told(target, db, (filter.ids ?? []).filter((id) => !pending.has(id.toLowerCase())));
+    }
+    if (count === 0) return yield* new NothingMatched({ what: "No pending dead letter matches; nothing was changed." });
     if (!given.json) yield* say(previewText(preview, yield* Clock.currentTimeMillis, scope._tag === "system"));
     else if (given.dryRun) yield* say(json({ count, byType, byReason, ids: preview.sample.map(({ id }) => id) }));
     return count;

@@ -12,6 +12,9 @@ const folder = fileURLToPath(new URL(`../../artifacts/dlq-${process.pid}`, impor
 const bundled = Effect.runSync(Effect.cached(Effect.promise(() => bundle(folder))));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
+/** The executable's path. */
+export const bundledDlq = Effect.as(bundled, join(folder, "bin.js"));
+
 /** Starts `dlq`; it is killed with the scope. */
 export const startDlq = (args: ReadonlyArray<string>, environment: Environment) =>
   Effect.zipRight(
