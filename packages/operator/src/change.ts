@@ -34,6 +34,7 @@ import {
   onTarget,
   type Target,
   targetOptions,
+  whole,
 } from "./options.js";
 import { colour, counted, json, line, note, say, time } from "./output.js";
 
@@ -55,14 +56,6 @@ const positive = (name: string) =>
   Options.float(name).pipe(
     Options.filterMap((value) => (value > 0 ? Option.some(value) : Option.none()), `--${name} must be more than 0`),
     Options.optional,
-  );
-
-const whole = (name: string, least: number) =>
-  Options.integer(name).pipe(
-    Options.filterMap(
-      (value) => (value >= least ? Option.some(value) : Option.none()),
-      `--${name} must be a whole number, ${least} or more`,
-    ),
   );
 
 const limitOption = whole("limit", 1).pipe(
@@ -142,7 +135,12 @@ const looked = (
     if (count < (filter.ids?.length ?? 0)) {
       const pending = new Set(preview.sample.map(({ id }) => id));
       // Which of many are pending the sample does not say.
-      if (count <= pending.size) yield* told(target, db, (filter.ids ?? []).filter((id) => !pending.has(id.toLowerCase())));
+      if (count <= pending.size)
+        yield* told(
+          target,
+          db,
+          (filter.ids ?? []).filter((id) => !pending.has(id.toLowerCase())),
+        );
     }
     if (count === 0) return yield* new NothingMatched({ what: "No pending dead letter matches; nothing was changed." });
     if (!given.json) yield* say(previewText(preview, yield* Clock.currentTimeMillis, scope._tag === "system"));

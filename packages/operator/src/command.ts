@@ -5,6 +5,7 @@ import { discard, erase, purge, replay, restore, retain } from "./change.js";
 import { doctor } from "./doctor.js";
 import { WrongUsage } from "./failure.js";
 import { groups, history, list, show, stats } from "./look.js";
+import { token } from "./token.js";
 import { exportTo, importFrom, tail } from "./transfer.js";
 
 export const command = Command.make("dlq", {}, () =>
@@ -29,5 +30,6 @@ export const command = Command.make("dlq", {}, () =>
     importFrom,
     tail,
     doctor,
+    token,
   ]),
 );

@@ -45,6 +45,15 @@ const uuid = (name: string) => Options.text(name).pipe(Options.mapEffect(uuidOf(
 
 export const json = (name: string) => Options.text(name).pipe(Options.mapEffect(jsonOf(name)));
 
+/** A whole number, `least` or more. */
+export const whole = (name: string, least: number) =>
+  Options.integer(name).pipe(
+    Options.filterMap(
+      (value) => (value >= least ? Option.some(value) : Option.none()),
+      `--${name} must be a whole number, ${least} or more`,
+    ),
+  );
+
 // --- which dead letters ------------------------------------------------------
 
 /** The flags of the one filter; {@link filterOf} makes it of them. */
