@@ -1,0 +1,260 @@
+/**
+ * The HTTP API, by its own definition: the server, the OpenAPI document and the typed client are made of it.
+ *
+ * Everything is below `/api/v1` and works in the scope of the caller's token. Errors are problem+json (RFC 9457). What a viewer may not
+ * see is left out, and `isHidden` says so.
+ */
+import * as HttpApi from "@effect/platform/HttpApi";
+import * as HttpApiEndpoint from "@effect/platform/HttpApiEndpoint";
+import * as HttpApiGroup from "@effect/platform/HttpApiGroup";
+import * as HttpApiMiddleware from "@effect/platform/HttpApiMiddleware";
+import * as HttpApiSchema from "@effect/platform/HttpApiSchema";
+import * as HttpApiSecurity from "@effect/platform/HttpApiSecurity";
+import * as OpenApi from "@effect/platform/OpenApi";
+import { RestoreReceipt } from "@parametric-portal/database/job-dlq/discard";
+import { ErasureReceipt } from "@parametric-portal/database/job-dlq/erasure";
+import { JobDlqFilter } from "@parametric-portal/database/job-dlq/filter";
+import { JobDlqGroup } from "@parametric-portal/database/job-dlq/insight";
+import { EventKind, JobDlqEvent } from "@parametric-portal/database/job-dlq/ledger";
+import { JobHistory } from "@parametric-portal/database/job-dlq/lineage";
+import { RetentionReceipt } from "@parametric-portal/database/job-dlq/retention";
+import { JobDlqStat, StatsKey } from "@parametric-portal/database/job-dlq/stats";
+import { FailedAttempt } from "@parametric-portal/database/models";
+import * as S from "effect/Schema";
+import { Caller, Role } from "./access.js";
+
+// --- errors ------------------------------------------------------------------
+
+/** The members of RFC 9457; `_tag` is an extension. */
+const problem = <const Status extends number, const Title extends string>(status: Status, title: Title) => ({
+  type: S.Literal("about:blank").pipe(
+    S.propertySignature,
+    S.withConstructorDefault(() => "about:blank" as const),
+  ),
+  title: S.Literal(title).pipe(
+    S.propertySignature,
+    S.withConstructorDefault(() => title),
+  ),
+  status: S.Literal(status).pipe(
+    S.propertySignature,
+    S.withConstructorDefault(() => status),
+  ),
+  /** What is wrong, and what to do. */
+  detail: S.String,
+});
+const asProblem = HttpApiSchema.withEncoding(S.Struct({}), { kind: "Json", contentType: "application/problem+json" })
+  .ast.annotations;
+
+/** The request cannot be meant; nothing was changed. */
+export class BadRequest extends S.TaggedError<BadRequest>()("BadRequest", problem(400, "Bad Request"), {
+  ...HttpApiSchema.annotations({ status: 400, description: "The request cannot be meant; nothing was changed" }),
+  ...asProblem,
+}) {}
+/** There is no token, or it is not known, or it has expired. */
+export class Unauthorized extends S.TaggedError<Unauthorized>()("Unauthorized", problem(401, "Unauthorized"), {
+  ...HttpApiSchema.annotations({
+    status: 401,
+    description: "There is no token, or it is not known, or it has expired",
+  }),
+  ...asProblem,
+}) {}
+/** The role of the token may not do this. */
+export class Forbidden extends S.TaggedError<Forbidden>()("Forbidden", problem(403, "Forbidden"), {
+  ...HttpApiSchema.annotations({ status: 403, description: "The role of the token may not do this" }),
+  ...asProblem,
+}) {}
+/** There is nothing like it in the scope of the token. */
+export class NotFound extends S.TaggedError<NotFound>()("NotFound", problem(404, "Not Found"), {
+  ...HttpApiSchema.annotations({ status: 404, description: "There is nothing like it in the scope of the token" }),
+  ...asProblem,
+}) {}
+/** The database does not answer. */
+export class Unavailable extends S.TaggedError<Unavailable>()("Unavailable", problem(503, "Service Unavailable"), {
+  ...HttpApiSchema.annotations({ status: 503, description: "The database does not answer" }),
+  ...asProblem,
+}) {}
+
+/** Who asks, by the bearer token. */
+export class Authorization extends HttpApiMiddleware.Tag<Authorization>()("@parametric-portal/operator/Authorization", {
+  failure: Unauthorized,
+  provides: Caller,
+  security: { bearer: HttpApiSecurity.bearer },
+}) {}
+
+// --- what is asked -----------------------------------------------------------
+
+const Limit = S.NumberFromString.pipe(S.int(), S.between(1, 1000));
+const Json = S.parseJson(S.Unknown);
+const optional = <A, I>(schema: S.Schema<A, I>) => S.optionalWith(schema, { exact: true });
+const { fingerprint, originalJobId, reason, requestId, since, state, text, until, userId } = JobDlqFilter.fields;
+
+/** The one filter, as parameters of a URL. */
+const filterParams = {
+  /** Ids, with commas between them. */
+  ids: optional(S.split(",")),
+  type: optional(S.NonEmptyString),
+  /** Every type that begins with it. */
+  typePrefix: optional(S.NonEmptyString),
+  reason,
+  since,
+  until,
+  requestId,
+  userId,
+  originalJobId,
+  fingerprint,
+  text,
+  /** JSON that the payload contains. */
+  payload: optional(Json),
+  state,
+};
+const pageParams = { limit: optional(Limit), cursor: optional(S.String) };
+
+// --- what is answered --------------------------------------------------------
+
+export const Letter = S.Struct({
+  id: S.UUID,
+  originalJobId: S.UUID,
+  appId: S.UUID,
+  type: S.String,
+  /** Null when it is hidden. */
+  payload: S.Unknown,
+  errorReason: S.String,
+  attempts: S.Number,
+  /** Empty when it is hidden. */
+  errorHistory: S.Array(FailedAttempt),
+  dlqAt: S.String,
+  replayedAt: S.NullOr(S.String),
+  requestId: S.NullOr(S.UUID),
+  userId: S.NullOr(S.UUID),
+  /** Whether payload and errors were left out, because the token may not see them. */
+  isHidden: S.Boolean,
+}).annotations({ identifier: "Letter" });
+
+/** What was done; `detail` is null when the token may not see payloads. */
+export const Event = S.Struct({ ...JobDlqEvent.fields, detail: S.Unknown, at: S.DateTimeUtc }).annotations({
+  identifier: "Event",
+});
+
+const page = <A, I>(items: S.Schema<A, I>) => S.Struct({ items: S.Array(items), next: S.NullOr(S.String) });
+
+export const Preview = S.Struct({
+  count: S.Int,
+  byType: S.Array(S.Struct({ type: S.String, count: S.Int })),
+  byReason: S.Array(S.Struct({ reason: S.String, count: S.Int })),
+  sample: S.Array(Letter),
+});
+
+/** What came of a bulk change: how many were asked for, and by outcome. */
+export const Outcomes = S.Struct({
+  asked: S.Int,
+  outcomes: S.Record({ key: S.String, value: S.Int }),
+});
+
+// --- reading -----------------------------------------------------------------
+
+const id = HttpApiSchema.param("id", S.UUID);
+
+const reading = HttpApiGroup.make("reading")
+  .add(
+    HttpApiEndpoint.get("me", "/me").addSuccess(
+      S.Struct({ name: S.String, role: Role, tenant: S.NullOr(S.UUID), seesPayloads: S.Boolean }),
+    ),
+  )
+  .add(
+    HttpApiEndpoint.get("letters", "/letters")
+      .setUrlParams(S.Struct({ ...filterParams, ...pageParams }))
+      .addSuccess(page(Letter)),
+  )
+  .add(HttpApiEndpoint.get("letter")`/letters/${id}`.addSuccess(Letter))
+  .add(HttpApiEndpoint.get("raw")`/letters/${id}/raw`.addSuccess(Letter))
+  .add(HttpApiEndpoint.get("history")`/jobs/${id}/history`.addSuccess(JobHistory))
+  .add(HttpApiEndpoint.get("preview", "/preview").setUrlParams(S.Struct(filterParams)).addSuccess(Preview))
+  .add(
+    HttpApiEndpoint.get("groups", "/groups")
+      .setUrlParams(S.Struct({ ...filterParams, limit: optional(Limit) }))
+      .addSuccess(S.Array(JobDlqGroup)),
+  )
+  .add(
+    HttpApiEndpoint.get("stats", "/stats")
+      .setUrlParams(S.Struct({ by: StatsKey, from: optional(S.Date.pipe(S.validDate())) }))
+      .addSuccess(S.Array(JobDlqStat)),
+  )
+  .add(
+    HttpApiEndpoint.get("events", "/events")
+      .setUrlParams(
+        S.Struct({
+          dlqId: optional(S.UUID),
+          originalJobId: optional(S.UUID),
+          kind: optional(EventKind),
+          actor: optional(S.NonEmptyString),
+          ...pageParams,
+        }),
+      )
+      .addSuccess(page(Event)),
+  )
+  .middleware(Authorization);
+
+// --- changing ----------------------------------------------------------------
+
+const bulk = { limit: optional(S.Int.pipe(S.positive())), ratePerSecond: optional(S.Number.pipe(S.positive())) };
+const why = S.NonEmptyTrimmedString.pipe(S.maxLength(2000));
+
+const changing = HttpApiGroup.make("changing")
+  .add(
+    HttpApiEndpoint.post("replay", "/replay")
+      .setPayload(
+        S.Struct({
+          filter: JobDlqFilter,
+          /** What the jobs get instead of their own payload. */
+          payload: optional(S.Unknown),
+          delayMillis: optional(S.Int.pipe(S.nonNegative())),
+          ...bulk,
+        }),
+      )
+      .addSuccess(Outcomes),
+  )
+  .add(
+    HttpApiEndpoint.post("discard", "/discard")
+      .setPayload(S.Struct({ filter: JobDlqFilter, reason: why, limit: bulk.limit }))
+      .addSuccess(Outcomes),
+  )
+  .add(
+    HttpApiEndpoint.post("restore", "/restore")
+      .setPayload(
+        S.Struct({ eventIds: S.Array(S.UUID).pipe(S.minItems(1), S.maxItems(10_000)), reason: optional(why) }),
+      )
+      .addSuccess(S.Array(RestoreReceipt)),
+  )
+  .add(
+    HttpApiEndpoint.post("purge", "/purge")
+      .setPayload(S.Struct({ olderThanDays: S.Int.pipe(S.nonNegative()) }))
+      .addSuccess(S.Struct({ purged: S.Int })),
+  )
+  .add(
+    HttpApiEndpoint.post("retain", "/retain")
+      .setPayload(
+        S.Struct({
+          replayed: optional(S.Int.pipe(S.nonNegative())),
+          discarded: optional(S.Int.pipe(S.nonNegative())),
+          pending: optional(S.Int.pipe(S.positive())),
+        }),
+      )
+      .addSuccess(RetentionReceipt),
+  )
+  .add(
+    HttpApiEndpoint.post("erase", "/erase")
+      .setPayload(S.Struct({ filter: JobDlqFilter, reason: optional(why) }))
+      .addSuccess(ErasureReceipt),
+  )
+  .middleware(Authorization);
+
+export const Api = HttpApi.make("dlq")
+  .add(reading)
+  .add(changing)
+  .prefix("/api/v1")
+  .addError(BadRequest)
+  .addError(Forbidden)
+  .addError(NotFound)
+  .addError(Unavailable)
+  .annotate(OpenApi.Title, "Dead letters")
+  .annotate(OpenApi.Description, "What the command dlq does, over HTTP: in the scope of the caller's token.");

@@ -1,0 +1,323 @@
+/** The HTTP API: who may do what in whose scope, and what it answers to everything else. */
+import { randomUUID } from "node:crypto";
+import { request } from "node:http";
+import * as HttpServer from "@effect/platform/HttpServer";
+import { assert, layer } from "@effect/vitest";
+import * as Client from "@parametric-portal/database/client";
+import { DatabaseService } from "@parametric-portal/database/repos";
+import * as Context from "effect/Context";
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import * as Option from "effect/Option";
+import { deadJob, letter, newTenant, TestDatabase } from "../../database/test/support/database.js";
+import { hashOf, parse, type Role } from "../src/access.js";
+import * as Server from "../src/server.js";
+
+interface Asked {
+  readonly method?: string;
+  readonly token?: string | undefined;
+  readonly body?: unknown;
+  readonly headers?: Readonly<Record<string, string>>;
+  /** As it is, instead of `body`. */
+  readonly raw?: string;
+}
+
+/** One request, with any headers, the host's name among them. */
+const ask = (port: number, path: string, { body, headers = {}, method, raw, token }: Asked = {}) =>
+  Effect.async<{
+    readonly status: number;
+    readonly type: string;
+    // biome-ignore lint/suspicious/noExplicitAny: what the wire brings; each test says what it expects of it.
+    readonly body: any;
+    readonly headers: Readonly<Record<string, unknown>>;
+  }>((resume) => {
+    const text = raw ?? (body === undefined ? undefined : JSON.stringify(body));
+    const sent = request(
+      {
+        host: "127.0.0.1",
+        port,
+        path,
+        method: method ?? (text === undefined ? "GET" : "POST"),
+        headers: {
+          ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
+          ...(text === undefined ? {} : { "content-type": "application/json" }),
+          ...headers,
+        },
+      },
+      (response) => {
+        let said = "";
+        response.setEncoding("utf8").on("data", (some) => (said += some));
+        response.once("end", () => {
+          const type = response.headers["content-type"] ?? "";
+          resume(
+            Effect.succeed({
+              status: response.statusCode ?? 0,
+              type,
+              body: /json/.test(type) ? JSON.parse(said) : said,
+              headers: response.headers,
+            }),
+          );
+        });
+      },
+    );
+    sent.once("error", (error) => resume(Effect.die(error)));
+    sent.end(text);
+  });
+
+/** A server; the port where it listens. */
+const serve = (options: Partial<Server.ServerOptions>) =>
+  Effect.map(Layer.build(Server.layer({ grants: undefined, port: 0, ...options })), (context) => {
+    const { address } = Context.get(context, HttpServer.HttpServer);
+    return address._tag === "TcpAddress" ? address.port : 0;
+  });
+
+const roles: ReadonlyArray<Role> = ["viewer", "operator", "admin"];
+
+layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the API", (it) => {
+  /** Two tenants with a token of each role, one for all tenants, and one that has expired. */
+  const filled = Effect.gen(function* () {
+    const db = yield* DatabaseService;
+    const [mine, theirs] = [yield* newTenant, yield* newTenant];
+    const lines = [mine, theirs].flatMap((tenant) =>
+      roles.map((role) => ({ name: `${role} of ${tenant}`, sha256: hashOf(`${role} ${tenant}`), tenant, role })),
+    );
+    const grants = yield* parse(
+      "test",
+      JSON.stringify([
+        ...lines,
+        { name: "everybody", sha256: hashOf("all"), tenant: "*", role: "admin" },
+        { name: "late", sha256: hashOf("late"), tenant: mine, role: "admin", expiresAt: "2020-01-01T00:00:00Z" },
+        { name: "trusted", sha256: hashOf("trusted"), tenant: mine, role: "viewer", seesPayloads: true },
+      ]),
+    );
+    const port = yield* serve({ grants });
+    const dead = yield* deadJob(mine, { payload: { card: "4111" } });
+    const foreign = yield* deadJob(theirs);
+    return { db, mine, theirs, port, dead, foreign, tokenOf: (role: Role, tenant = mine) => `${role} ${tenant}` };
+  });
+
+  /** Every route with the least role that it needs; what it does to what is not there is nothing. */
+  const nothing = randomUUID();
+  const filter = { ids: [nothing] };
+  const routes: ReadonlyArray<{
+    readonly least: Role;
+    readonly path: string;
+    readonly body?: unknown;
+    readonly status?: number;
+  }> = [
+    { least: "viewer", path: "/me" },
+    { least: "viewer", path: "/letters" },
+    { least: "viewer", path: `/letters/${nothing}`, status: 404 },
+    { least: "operator", path: `/letters/${nothing}/raw`, status: 404 },
+    { least: "viewer", path: `/jobs/${nothing}/history` },
+    { least: "viewer", path: "/preview" },
+    { least: "viewer", path: "/groups" },
+    { least: "viewer", path: "/stats?by=type" },
+    { least: "viewer", path: "/events" },
+    { least: "operator", path: "/replay", body: { filter } },
+    { least: "operator", path: "/discard", body: { filter, reason: "test" } },
+    { least: "operator", path: "/restore", body: { eventIds: [nothing] } },
+    { least: "admin", path: "/purge", body: { olderThanDays: 3650 } },
+    { least: "admin", path: "/retain", body: { replayed: 3650 } },
+    { least: "admin", path: "/erase", body: { filter } },
+  ];
+
+  it.scoped("lets each role do its part on every route, and nobody without a token that is known", () =>
+    Effect.gen(function* () {
+      const { port, tokenOf } = yield* filled;
+      const described = yield* ask(port, "/api/v1/openapi.json");
+      const paths = Object.keys(described.body.paths).map((path) => path.replace("/api/v1", ""));
+      const pattern = (path: string) => path.replace(nothing, "{id}").replace(/\?.*/, "");
+      assert.deepStrictEqual(
+        [...new Set(routes.map(({ path }) => pattern(path)))].sort(),
+        paths.sort(),
+        "every route is here",
+      );
+      for (const { body, least, path, status = 200 } of routes) {
+        for (const role of roles) {
+          const answer = yield* ask(port, `/api/v1${path}`, { body, token: tokenOf(role) });
+          const isAllowed = roles.indexOf(role) >= roles.indexOf(least);
+          assert.strictEqual(answer.status, isAllowed ? status : 403, `${role} ${path} ${JSON.stringify(answer.body)}`);
+          if (answer.status >= 400) assert.strictEqual(answer.type, "application/problem+json");
+        }
+        for (const token of [undefined, "", "unknown", "late", hashOf("all")]) {
+          const answer = yield* ask(port, `/api/v1${path}`, { body, token });
+          assert.deepStrictEqual([answer.status, answer.type], [401, "application/problem+json"], `${token} ${path}`);
+        }
+      }
+    }),
+  );
+
+  it.scoped("takes the tenant from the token and from nothing else", () =>
+    Effect.gen(function* () {
+      const { dead, foreign, mine, port, theirs, tokenOf } = yield* filled;
+      const token = tokenOf("admin");
+      const forged = { "x-tenant": theirs, "x-app-id": theirs, cookie: `tenant=${theirs}` };
+      const listed = yield* ask(port, `/api/v1/letters?appId=${theirs}&tenant=${theirs}&state=any`, {
+        token,
+        headers: forged,
+      });
+      assert.deepStrictEqual(
+        listed.body.items?.map((_: { readonly id: string }) => _.id),
+        [dead.id],
+        JSON.stringify(listed.body),
+      );
+      assert.strictEqual((yield* ask(port, `/api/v1/letters/${foreign.id}`, { token, headers: forged })).status, 404);
+      assert.strictEqual((yield* ask(port, `/api/v1/letters/${foreign.id}/raw`, { token })).status, 404);
+      for (const change of ["replay", "discard", "erase"]) {
+        const body = { filter: { ids: [foreign.id] }, reason: "mine now", tenant: theirs };
+        const answer = yield* ask(port, `/api/v1/${change}`, { token, body, headers: forged });
+        assert.isTrue(
+          answer.status === 400 || !JSON.stringify(answer.body).includes('ed":1'),
+          JSON.stringify(answer.body),
+        );
+      }
+      const still = yield* ask(port, `/api/v1/letters/${foreign.id}`, { token: tokenOf("viewer", theirs) });
+      assert.deepStrictEqual([still.status, still.body.replayedAt], [200, null]);
+      const all = yield* ask(port, "/api/v1/letters", { token: "all" });
+      assert.includeMembers(
+        all.body.items.map((_: { readonly appId: string }) => _.appId),
+        [mine, theirs],
+      );
+    }),
+  );
+
+  it.scoped("hides payloads and errors from viewers, and writes down who read one raw", () =>
+    Effect.gen(function* () {
+      const { db, dead, mine, port, tokenOf } = yield* filled;
+      const seen = (path: string, token: string) =>
+        Effect.map(ask(port, `/api/v1${path}`, { token }), ({ body }) => JSON.stringify(body));
+      for (const path of ["/letters", `/letters/${dead.id}`, "/preview", "/groups"]) {
+        const said = yield* seen(path, tokenOf("viewer"));
+        assert.notInclude(said, "4111", path);
+        assert.notInclude(said, "no route", path);
+      }
+      assert.include(yield* seen(`/letters/${dead.id}`, tokenOf("viewer")), '"isHidden":true');
+      for (const token of ["trusted", tokenOf("operator")]) {
+        assert.include(yield* seen(`/letters/${dead.id}`, token), "4111");
+      }
+      yield* seen(`/letters/${dead.id}/raw`, "trusted");
+      const { items } = yield* Client.tenant(mine)(db.jobDlq.events({ kind: "viewed" }));
+      assert.deepStrictEqual(
+        items.map(({ actor, dlqId }) => [actor, dlqId]),
+        [["trusted", dead.id]],
+      );
+    }),
+  );
+
+  it.scoped("does what the command does: filter, pages, replay, discard, restore", () =>
+    Effect.gen(function* () {
+      const { db, dead, mine, port, tokenOf } = yield* filled;
+      const token = tokenOf("operator");
+      yield* Client.tenant(mine)(
+        db.jobDlq.insertMany(
+          Array.from({ length: 5 }, (_, i) => letter(mine, { type: `bulk.${i}`, payload: { n: i } })),
+        ),
+      );
+      const get = (path: string) => Effect.map(ask(port, `/api/v1${path}`, { token }), ({ body }) => body);
+      const post = (path: string, body: unknown) =>
+        Effect.map(ask(port, `/api/v1${path}`, { token, body }), (answer) => answer.body);
+      assert.strictEqual((yield* get("/preview?typePrefix=bulk.")).count, 5);
+      assert.strictEqual((yield* get(`/preview?payload=${encodeURIComponent('{"n":3}')}`)).count, 1);
+      const ids: Array<string> = [];
+      for (let cursor = ""; ; ) {
+        const page = yield* get(`/letters?limit=2${cursor === "" ? "" : `&cursor=${cursor}`}`);
+        ids.push(...page.items.map((_: { readonly id: string }) => _.id));
+        if (page.next === null) break;
+        cursor = page.next;
+      }
+      assert.strictEqual(new Set(ids).size, 6);
+      const replayed = yield* post("/replay", { filter: { ids: [dead.id] } });
+      assert.strictEqual(replayed.outcomes.replayed, 1);
+      const discarded = yield* post("/discard", { filter: { type: { prefix: "bulk." } }, reason: "a test", limit: 2 });
+      assert.strictEqual(discarded.outcomes.discarded, 2);
+      const { items } = yield* get("/events?kind=discarded");
+      assert.deepStrictEqual(
+        new Set(items.map((_: { readonly actor: string }) => _.actor)),
+        new Set([`operator of ${mine}`]),
+      );
+      const restored = yield* post("/restore", { eventIds: items.map((_: { readonly id: string }) => _.id) });
+      assert.deepStrictEqual(
+        restored.map((_: { readonly outcome: string }) => _.outcome),
+        ["restored", "restored"],
+      );
+      const history = yield* get(`/jobs/${dead.originalJobId}/history`);
+      assert.strictEqual(history.rounds[0].outcome, "waiting");
+      assert.strictEqual(
+        Option.getOrNull(
+          (yield* Client.tenant(mine)(db.jobDlq.get(dead.id))).pipe(Option.flatMap((_) => _.replayedAt)),
+        ) === null,
+        false,
+      );
+    }),
+  );
+
+  it.scoped("answers what cannot be meant with a problem that names it, and changes nothing", () =>
+    Effect.gen(function* () {
+      const { db, mine, port, tokenOf } = yield* filled;
+      const token = tokenOf("admin");
+      const cases: ReadonlyArray<readonly [path: string, asked: Asked, status: number]> = [
+        ["/letters?limit=0", {}, 400],
+        ["/letters?limit=many", {}, 400],
+        ["/letters?cursor=x", {}, 400],
+        ["/letters?since=soon", {}, 400],
+        ["/letters?ids=1,2", {}, 400],
+        ["/letters?type=a&typePrefix=b", {}, 400],
+        ["/letters?payload=%7B", {}, 400],
+        ["/letters/one", {}, 400],
+        ["/stats?by=moon", {}, 400],
+        ["/nowhere", {}, 404],
+        ["/replay", { body: { filter: {} } }, 400],
+        ["/replay", { body: { filter: { colour: "red" } } }, 400],
+        ["/replay", { body: { filter: { all: true, state: "any" } } }, 400],
+        ["/replay", { body: { filter: { all: true }, ratePerSecond: 0 } }, 400],
+        ["/replay", { raw: "{" }, 400],
+        ["/replay", { raw: "", headers: { "content-type": "text/plain" }, method: "POST" }, 415],
+        ["/discard", { body: { filter: { all: true } } }, 400],
+        ["/discard", { body: { filter: { all: true }, reason: " " } }, 400],
+        ["/erase", { body: { filter: {} } }, 400],
+        ["/retain", { body: {} }, 400],
+        ["/retain", { body: { discarded: 1 } }, 403],
+        ["/replay", { body: { filter: { ids: [] }, payload: "x".repeat(2_000_000) } }, 413],
+        ["/replay", { raw: "{}", headers: { "transfer-encoding": "chunked" } }, 411],
+      ];
+      for (const [path, asked, status] of cases) {
+        const answer = yield* ask(port, `/api/v1${path}`, { token, ...asked });
+        assert.deepStrictEqual(
+          [answer.status, answer.type],
+          [status, "application/problem+json"],
+          `${path} ${JSON.stringify(asked).slice(0, 100)} ${JSON.stringify(answer.body)}`,
+        );
+        assert.isAbove(answer.body.detail.length, 10, path);
+      }
+      const { items } = yield* Client.tenant(mine)(db.jobDlq.events());
+      assert.deepStrictEqual(items, []);
+    }),
+  );
+
+  it.scoped("without tokens answers to this machine's own names only, and to no page of another site", () =>
+    Effect.gen(function* () {
+      yield* deadJob(yield* newTenant);
+      const port = yield* serve({ host: "0.0.0.0" });
+      const me = yield* ask(port, "/api/v1/me");
+      assert.deepStrictEqual(me.body, { name: "local", role: "admin", tenant: null, seesPayloads: true });
+      for (const [name, value] of Object.entries({
+        "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+        "x-content-type-options": "nosniff",
+        "cache-control": "no-store",
+      })) {
+        assert.strictEqual(me.headers[name], value);
+      }
+      for (const host of ["evil.example", `evil.example:${port}`, "127.0.0.1.evil.example"]) {
+        assert.strictEqual((yield* ask(port, "/api/v1/me", { headers: { host } })).status, 421, host);
+      }
+      const body = { filter: { all: true } };
+      for (const site of ["cross-site", "same-site"]) {
+        assert.strictEqual(
+          (yield* ask(port, "/api/v1/replay", { body, headers: { "sec-fetch-site": site } })).status,
+          403,
+        );
+      }
+    }),
+  );
+});
