@@ -12,6 +12,9 @@ export const bundle = (folder) =>
     outdir: folder,
     allowOverwrite: true,
     bundle: true,
+    // What a command loads only when it needs it, such as the server, is a file of its own.
+    splitting: true,
+    chunkNames: "chunks/[name]-[hash]",
     platform: "node",
     format: "esm",
     target: "node20",

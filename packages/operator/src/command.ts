@@ -2,6 +2,7 @@
 import * as Command from "@effect/cli/Command";
 import * as Effect from "effect/Effect";
 import { discard, erase, purge, replay, restore, retain } from "./change.js";
+import { console } from "./console.js";
 import { doctor } from "./doctor.js";
 import { WrongUsage } from "./failure.js";
 import { groups, history, list, show, stats } from "./look.js";
@@ -31,5 +32,6 @@ export const command = Command.make("dlq", {}, () =>
     tail,
     doctor,
     token,
+    console,
   ]),
 );

@@ -21,7 +21,7 @@ import { RetentionReceipt } from "@parametric-portal/database/job-dlq/retention"
 import { JobDlqStat, StatsKey } from "@parametric-portal/database/job-dlq/stats";
 import { FailedAttempt } from "@parametric-portal/database/models";
 import * as S from "effect/Schema";
-import { Caller, Role } from "./access.js";
+import { Caller, Role } from "../access.js";
 
 // --- errors ------------------------------------------------------------------
 
@@ -68,6 +68,12 @@ export class NotFound extends S.TaggedError<NotFound>()("NotFound", problem(404,
   ...HttpApiSchema.annotations({ status: 404, description: "There is nothing like it in the scope of the token" }),
   ...asProblem,
 }) {}
+/** The token was used too often, or too many unknown ones came from this address. */
+export class TooManyRequests extends S.TaggedError<TooManyRequests>()(
+  "TooManyRequests",
+  { ...problem(429, "Too Many Requests"), retryAfterSeconds: S.Int },
+  { ...HttpApiSchema.annotations({ status: 429, description: "Too often; Retry-After says when" }), ...asProblem },
+) {}
 /** The database does not answer. */
 export class Unavailable extends S.TaggedError<Unavailable>()("Unavailable", problem(503, "Service Unavailable"), {
   ...HttpApiSchema.annotations({ status: 503, description: "The database does not answer" }),
@@ -76,7 +82,7 @@ export class Unavailable extends S.TaggedError<Unavailable>()("Unavailable", pro
 
 /** Who asks, by the bearer token. */
 export class Authorization extends HttpApiMiddleware.Tag<Authorization>()("@parametric-portal/operator/Authorization", {
-  failure: Unauthorized,
+  failure: S.Union(Unauthorized, TooManyRequests),
   provides: Caller,
   security: { bearer: HttpApiSecurity.bearer },
 }) {}
@@ -150,6 +156,9 @@ export const Outcomes = S.Struct({
   outcomes: S.Record({ key: S.String, value: S.Int }),
 });
 
+/** Server-sent events: `letter` for each dead letter as it comes, `progress`, `done`, `problem`. */
+const Events = HttpApiSchema.Text({ contentType: "text/event-stream" });
+
 // --- reading -----------------------------------------------------------------
 
 const id = HttpApiSchema.param("id", S.UUID);
@@ -191,6 +200,13 @@ const reading = HttpApiGroup.make("reading")
         }),
       )
       .addSuccess(page(Event)),
+  )
+  .add(
+    HttpApiEndpoint.get("changes", "/changes")
+      /** `after`: the id of an event of an earlier stream. Default: from now on. */
+      .setUrlParams(S.Struct({ after: optional(S.NonEmptyString) }))
+      .setHeaders(S.Struct({ "last-event-id": optional(S.NonEmptyString) }))
+      .addSuccess(Events),
   )
   .middleware(Authorization);
 

@@ -1,17 +1,23 @@
 /** The HTTP API: who may do what in whose scope, and what it answers to everything else. */
 import { randomUUID } from "node:crypto";
 import { request } from "node:http";
+import * as FetchHttpClient from "@effect/platform/FetchHttpClient";
 import * as HttpServer from "@effect/platform/HttpServer";
 import { assert, layer } from "@effect/vitest";
 import * as Client from "@parametric-portal/database/client";
+import { beginning } from "@parametric-portal/database/job-dlq/changes";
 import { DatabaseService } from "@parametric-portal/database/repos";
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
-import { deadJob, letter, newTenant, TestDatabase } from "../../database/test/support/database.js";
+import * as Redacted from "effect/Redacted";
+import { deadJob, letter, newTenant, TestDatabase, TestUrl } from "../../database/test/support/database.js";
+import { withUrl } from "../../database/test/support/portal-db.js";
 import { hashOf, parse, type Role } from "../src/access.js";
-import * as Server from "../src/server.js";
+import * as HttpClientOfApi from "../src/http/client.js";
+import * as Server from "../src/http/server.js";
+import { runDlq, startDlq } from "./support/dlq.js";
 
 interface Asked {
   readonly method?: string;
@@ -20,10 +26,12 @@ interface Asked {
   readonly headers?: Readonly<Record<string, string>>;
   /** As it is, instead of `body`. */
   readonly raw?: string;
+  /** Hangs up when this was answered. */
+  readonly until?: string;
 }
 
 /** One request, with any headers, the host's name among them. */
-const ask = (port: number, path: string, { body, headers = {}, method, raw, token }: Asked = {}) =>
+const ask = (port: number, path: string, { body, headers = {}, method, raw, token, until }: Asked = {}) =>
   Effect.async<{
     readonly status: number;
     readonly type: string;
@@ -46,14 +54,18 @@ const ask = (port: number, path: string, { body, headers = {}, method, raw, toke
       },
       (response) => {
         let said = "";
-        response.setEncoding("utf8").on("data", (some) => (said += some));
-        response.once("end", () => {
+        response.setEncoding("utf8").on("data", (some) => {
+          said += some;
+          // A stream that never ends by itself.
+          if (until !== undefined && said.includes(until)) response.destroy();
+        });
+        response.once("close", () => {
           const type = response.headers["content-type"] ?? "";
           resume(
             Effect.succeed({
               status: response.statusCode ?? 0,
               type,
-              body: /json/.test(type) ? JSON.parse(said) : said,
+              body: /json/u.test(type) ? JSON.parse(said) : said,
               headers: response.headers,
             }),
           );
@@ -90,7 +102,7 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the AP
         { name: "trusted", sha256: hashOf("trusted"), tenant: mine, role: "viewer", seesPayloads: true },
       ]),
     );
-    const port = yield* serve({ grants });
+    const port = yield* serve({ grants, strangersPerMinute: 1000 });
     const dead = yield* deadJob(mine, { payload: { card: "4111" } });
     const foreign = yield* deadJob(theirs);
     return { db, mine, theirs, port, dead, foreign, tokenOf: (role: Role, tenant = mine) => `${role} ${tenant}` };
@@ -114,6 +126,8 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the AP
     { least: "viewer", path: "/groups" },
     { least: "viewer", path: "/stats?by=type" },
     { least: "viewer", path: "/events" },
+    // Without Accept it answers at once.
+    { least: "viewer", path: "/changes", status: 400 },
     { least: "operator", path: "/replay", body: { filter } },
     { least: "operator", path: "/discard", body: { filter, reason: "test" } },
     { least: "operator", path: "/restore", body: { eventIds: [nothing] } },
@@ -317,6 +331,190 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the AP
           (yield* ask(port, "/api/v1/replay", { body, headers: { "sec-fetch-site": site } })).status,
           403,
         );
+      }
+    }),
+  );
+
+  /** The events of a text: name and data. */
+  const eventsOf = (text: string) =>
+    [...text.matchAll(/^(?:id: (.*)\n)?event: (.*)\ndata: (.*)$/gmu)].map(([, id, name, data]) => ({
+      id,
+      name,
+      data: JSON.parse(data ?? "null"),
+    }));
+  const accept = "text/event-stream";
+
+  it.scoped("sends a bulk change as events, batch by batch, and what goes wrong as the last one", () =>
+    Effect.gen(function* () {
+      const { db, mine, port, tokenOf } = yield* filled;
+      const token = tokenOf("operator");
+      yield* Client.tenant(mine)(
+        db.jobDlq.insertMany(Array.from({ length: 2500 }, () => letter(mine, { type: "bulk.one" }))),
+      );
+      const body = { filter: { type: "bulk.one" }, reason: "a test" };
+      const changed = yield* ask(port, "/api/v1/discard", { token, body, headers: { accept } });
+      assert.strictEqual(changed.type, "text/event-stream");
+      const all = eventsOf(changed.body);
+      assert.deepStrictEqual(all.at(-1)?.name, "done");
+      assert.strictEqual(all.at(-1)?.data.outcomes.discarded, 2500);
+      assert.isAbove(all.filter(({ name }) => name === "progress").length, 1);
+      const refused = yield* ask(port, "/api/v1/replay", { token, body: { filter: {} }, headers: { accept } });
+      assert.deepStrictEqual(
+        eventsOf(refused.body).map(({ data, name }) => [name, data.status]),
+        [["problem", 400]],
+      );
+      const viewer = yield* ask(port, "/api/v1/discard", { token: tokenOf("viewer"), body, headers: { accept } });
+      assert.deepStrictEqual([viewer.status, viewer.type], [403, "application/problem+json"]);
+    }),
+  );
+
+  it.scoped("stops a bulk change between two batches when its reader goes away; what was done stands", () =>
+    Effect.gen(function* () {
+      const { db, mine, port, tokenOf } = yield* filled;
+      yield* Client.tenant(mine)(
+        db.jobDlq.insertMany(Array.from({ length: 5000 }, () => letter(mine, { type: "bulk.two" }))),
+      );
+      const body = { filter: { type: "bulk.two" }, ratePerSecond: 500 };
+      const seen = yield* ask(port, "/api/v1/replay", {
+        token: tokenOf("operator"),
+        body,
+        headers: { accept },
+        until: "progress",
+      });
+      const told = eventsOf(seen.body).at(-1)?.data.outcomes.replayed as number;
+      const pending = Effect.map(Client.tenant(mine)(db.jobDlq.preview({ type: "bulk.two" })), ({ count }) => count);
+      // The server has noticed when two looks, further apart than two batches, see the same.
+      let left = yield* pending;
+      for (;;) {
+        yield* Effect.sleep("3 seconds");
+        const now = yield* pending;
+        if (now === left) break;
+        left = now;
+      }
+      assert.isAbove(told, 0);
+      assert.isAbove(left, 0, "it stopped before its end");
+      assert.isAtMost(left, 5000 - told);
+    }),
+  );
+
+  it.scoped("tells dead letters as they come, in the scope of the token, and goes on where a reader was", () =>
+    Effect.gen(function* () {
+      const { dead, foreign, mine, port, theirs, tokenOf } = yield* filled;
+      const listen = (token: string, until: string, path = "/changes", headers = {}) =>
+        ask(port, `/api/v1${path}`, { token, until, headers: { accept, ...headers } });
+      const first = eventsOf((yield* listen("all", foreign.id, `/changes?after=${beginning}`)).body);
+      assert.includeMembers(
+        first.map(({ data }) => data.id),
+        [dead.id, foreign.id],
+      );
+      const position = first.at(-1)?.id ?? "";
+      yield* deadJob(theirs);
+      const late = yield* deadJob(mine, { payload: { card: "4222" } });
+      const next = yield* listen(tokenOf("viewer"), late.id, "/changes", { "last-event-id": position });
+      assert.deepStrictEqual(
+        eventsOf(next.body).map(({ data }) => [data.id, data.payload, data.isHidden]),
+        [[late.id, null, true]],
+      );
+    }),
+  );
+
+  it.scoped("lets nobody ask too often", () =>
+    Effect.gen(function* () {
+      const tenant = yield* newTenant;
+      const grants = yield* parse(
+        "test",
+        JSON.stringify(["a", "b"].map((name) => ({ name, sha256: hashOf(name), tenant, role: "viewer" }))),
+      );
+      const port = yield* serve({ grants, requestsPerTenSeconds: 5, strangersPerMinute: 3 });
+      const statuses = (token: string, times: number) =>
+        Effect.all(Array.from({ length: times }, () => ask(port, "/api/v1/me", { token })));
+      const answers = yield* statuses("a", 6);
+      assert.deepStrictEqual(
+        answers.map(({ status }) => status),
+        [200, 200, 200, 200, 200, 429],
+      );
+      assert.strictEqual(answers[5]?.type, "application/problem+json");
+      assert.strictEqual(answers[5]?.headers["retry-after"], String(answers[5]?.body.retryAfterSeconds));
+      const strangers = yield* statuses("guess", 4);
+      assert.deepStrictEqual(
+        strangers.map(({ status }) => status),
+        [401, 401, 401, 429],
+      );
+      assert.strictEqual((yield* ask(port, "/api/v1/me", { token: "b" })).status, 200, "who is known is let in still");
+    }),
+  );
+
+  it.scoped("has a page that documents it, whole, under a policy that names its scripts", () =>
+    Effect.gen(function* () {
+      const { port } = yield* filled;
+      const page = yield* ask(port, "/api/v1/docs");
+      assert.strictEqual(page.status, 200);
+      assert.include(page.body, "swagger-ui");
+      assert.notMatch(page.body, /<(?:script|link|img)[^>]+(?:src|href)=/u);
+      const policy = String(page.headers["content-security-policy"]);
+      assert.notInclude(/script-src[^;]*/u.exec(policy)?.[0] ?? "unsafe", "unsafe");
+      assert.match(policy, /script-src 'sha256-/u);
+    }),
+  );
+
+  it.scoped("has a typed client", () =>
+    Effect.gen(function* () {
+      const { dead, port, tokenOf } = yield* filled;
+      const make = (token: string) =>
+        HttpClientOfApi.make({ baseUrl: `http://127.0.0.1:${port}`, token: Redacted.make(token) });
+      const client = yield* make(tokenOf("operator"));
+      const { items } = yield* client.reading.letters({ urlParams: { type: dead.type } });
+      assert.deepStrictEqual(
+        items.map(({ id }) => id),
+        [dead.id],
+      );
+      const { outcomes } = yield* client.changing.replay({ payload: { filter: { ids: [dead.id] } } });
+      assert.strictEqual(outcomes.replayed, 1);
+      const viewer = yield* make(tokenOf("viewer"));
+      const refused = yield* Effect.flip(viewer.changing.replay({ payload: { filter: { ids: [dead.id] } } }));
+      assert.strictEqual(refused._tag, "Forbidden");
+    }).pipe(Effect.provide(FetchHttpClient.layer)),
+  );
+});
+
+layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("dlq console", (it) => {
+  it.scoped("serves until Ctrl-C, and says who may ask", () =>
+    Effect.gen(function* () {
+      const environment = withUrl(yield* TestUrl);
+      const open = yield* startDlq(["console", "--port", "0"], environment);
+      yield* open.saysOnStderr("administrator of every tenant");
+      const port = Number(/127\.0\.0\.1:(\d+)/u.exec(open.output())?.[1]);
+      assert.strictEqual((yield* ask(port, "/api/v1/me")).status, 200);
+      yield* open.kill("SIGINT");
+      assert.strictEqual((yield* open.ended).code, 130);
+
+      const tokens = JSON.stringify([{ name: "a", sha256: hashOf("a"), tenant: "*", role: "admin" }]);
+      const closed = yield* startDlq(["console", "--port", "0"], { ...environment, DLQ_TOKENS: tokens });
+      yield* closed.saysOnStderr("1 token is known");
+      const other = Number(/127\.0\.0\.1:(\d+)/u.exec(closed.output())?.[1]);
+      assert.strictEqual((yield* ask(other, "/api/v1/me")).status, 401);
+      assert.strictEqual((yield* ask(other, "/api/v1/me", { token: "a" })).status, 200);
+      const taken = yield* runDlq(["console", "--port", String(other)], environment);
+      assert.deepStrictEqual(
+        [taken.code, /It cannot listen at .*EADDRINUSE/u.test(taken.stderr)],
+        [1, true],
+        taken.stderr,
+      );
+    }),
+  );
+
+  it.scoped("does not start where it would be open to others, or with tokens that cannot be used", () =>
+    Effect.gen(function* () {
+      const environment = withUrl(yield* TestUrl);
+      for (const [args, given, code, said] of [
+        [["--host", "0.0.0.0"], {}, 2, /there are no tokens/u],
+        [["--port", "70000"], {}, 2, /from 0/u],
+        [["--tokens", "/nowhere"], {}, 1, /\/nowhere cannot be used/u],
+        [[], { DLQ_TOKENS: "[]" }, 1, /DLQ_TOKENS cannot be used/u],
+      ] as const) {
+        const ended = yield* runDlq(["console", ...args], { ...environment, ...given });
+        assert.strictEqual(ended.code, code, ended.stderr);
+        assert.match(ended.stderr + ended.stdout, said);
       }
     }),
   );
