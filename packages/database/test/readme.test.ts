@@ -2,6 +2,7 @@
  * The documents for people say what is so: every code block is run or compared with a run, and every reference table is
  * compared with what it describes. A block that nothing here knows how to run makes this fail.
  */
+
 import { randomBytes } from "node:crypto";
 import * as fs from "node:fs";
 import { join } from "node:path";
@@ -22,6 +23,7 @@ import { JobDlqReason, JobStatus } from "../src/models.js";
 import { DatabaseService } from "../src/repos.js";
 import { databaseError } from "../src/sql-state.js";
 import { type Ended, interrupted, root, run, succeed } from "./support/command.js";
+import { compilerOptions, diagnosticsOf } from "./support/compile.js";
 import { deadJob, newTenant, TestDatabase, TestUrl, urlAs } from "./support/database.js";
 import { type Block, blocksOf, documents, tableUnder } from "./support/markdown.js";
 import { start } from "./support/portal-db.js";
@@ -88,7 +90,8 @@ const missingLine = (lines: ReadonlyArray<string>, text: string, same = timeless
 /** The guide's files in a folder from which the packages resolve as they do for a user. */
 const guide = Effect.gen(function* () {
   const files = blocks
-    .filter(({ language }) => language === "ts")
+    // packages/operator/test/api-guide.test.ts compiles and runs that page's.
+    .filter(({ language, place }) => language === "ts" && !place.startsWith("docs/api.md:"))
     .map(({ place, text }) => {
       const [, name] = /^\/\/ ([\w-]+\.ts)\n/.exec(text) ?? [];
       assert.isDefined(name, `${place}: a TypeScript block begins with the name of its file`);
@@ -107,16 +110,6 @@ const guide = Effect.gen(function* () {
   );
   return { folder, files };
 });
-
-const compilerOptions = (): ts.CompilerOptions => {
-  const { config } = ts.readConfigFile(join(root, "tsconfig.base.json"), ts.sys.readFile);
-  return { ...ts.parseJsonConfigFileContent({ ...config, files: [] }, ts.sys, root).options, noEmit: true };
-};
-
-const diagnosticsOf = (program: ts.Program) =>
-  ts
-    .getPreEmitDiagnostics(program)
-    .map((_) => `${_.file?.fileName.split("/").at(-1)}: ${ts.flattenDiagnosticMessageText(_.messageText, "\n")}`);
 
 // --- what the packages export ------------------------------------------------
 
@@ -188,8 +181,8 @@ const commands: ReadonlyArray<Runner> = [
         (_) => ended(line, _),
       ),
   },
-  // packages/operator/test/guide.test.ts runs them in their order.
-  { form: /^npx dlq .+$/, check: () => Effect.void },
+  // packages/operator/test/guide.test.ts and api-guide.test.ts run them in their order.
+  { form: /^(?:npx dlq|curl) .+$/, check: () => Effect.void },
   // With the guide's handlers, below.
   { form: /^npx runner \w+\.js$/, check: () => Effect.void },
   {

@@ -140,13 +140,15 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the AP
     Effect.gen(function* () {
       const { port, tokenOf } = yield* filled;
       const described = yield* ask(port, "/api/v1/openapi.json");
-      const paths = Object.keys(described.body.paths).map((path) => path.replace("/api/v1", ""));
-      const pattern = (path: string) => path.replace(nothing, "{id}").replace(/\?.*/, "");
-      assert.deepStrictEqual(
-        [...new Set(routes.map(({ path }) => pattern(path)))].sort(),
-        paths.sort(),
-        "every route is here",
+      const pattern = (path: string) => path.replace(nothing, "{id}").replace(/\?.*/u, "");
+      const told = Object.entries<Readonly<Record<string, { readonly description: string }>>>(
+        described.body.paths,
+      ).flatMap(([path, methods]) =>
+        Object.values(methods).map(({ description }) => `${path} ${/Role: (\w+)/u.exec(description)?.[1]}`),
       );
+      const known = ({ least, path }: (typeof routes)[number]) =>
+        `/api/v1${pattern(path)} ${path.endsWith("/raw") ? "viewer" : least}`;
+      assert.deepStrictEqual(told.sort(), routes.map(known).sort(), "every route is here, and its role is told");
       for (const { body, least, path, status = 200 } of routes) {
         for (const role of roles) {
           const answer = yield* ask(port, `/api/v1${path}`, { body, token: tokenOf(role) });

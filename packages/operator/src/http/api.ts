@@ -20,6 +20,7 @@ import { JobHistory } from "@parametric-portal/database/job-dlq/lineage";
 import { RetentionReceipt } from "@parametric-portal/database/job-dlq/retention";
 import { JobDlqStat, StatsKey } from "@parametric-portal/database/job-dlq/stats";
 import { FailedAttempt } from "@parametric-portal/database/models";
+import * as Context from "effect/Context";
 import * as S from "effect/Schema";
 import { Caller, Role } from "../access.js";
 
@@ -159,34 +160,73 @@ export const Outcomes = S.Struct({
 /** Server-sent events: `letter` for each dead letter as it comes, `progress`, `done`, `problem`. */
 const Events = HttpApiSchema.Text({ contentType: "text/event-stream" });
 
+/** What a route does, and the least role that may: the handlers ask for it, and a test compares the two. */
+const says = (least: Role | "viewer who sees payloads", what: string) =>
+  Context.make(OpenApi.Description, `${what} Role: ${least}.`);
+
 // --- reading -----------------------------------------------------------------
 
 const id = HttpApiSchema.param("id", S.UUID);
 
 const reading = HttpApiGroup.make("reading")
   .add(
-    HttpApiEndpoint.get("me", "/me").addSuccess(
-      S.Struct({ name: S.String, role: Role, tenant: S.NullOr(S.UUID), seesPayloads: S.Boolean }),
-    ),
+    HttpApiEndpoint.get("me", "/me")
+      .addSuccess(S.Struct({ name: S.String, role: Role, tenant: S.NullOr(S.UUID), seesPayloads: S.Boolean }))
+      .annotateContext(says("viewer", "Whose token it is, and what it may do.")),
   )
   .add(
     HttpApiEndpoint.get("letters", "/letters")
       .setUrlParams(S.Struct({ ...filterParams, ...pageParams }))
-      .addSuccess(page(Letter)),
+      .addSuccess(page(Letter))
+      .annotateContext(
+        says(
+          "viewer",
+          "Dead letters that the filter matches, the newest first, page by page: `next` is the cursor of the next one.",
+        ),
+      ),
   )
-  .add(HttpApiEndpoint.get("letter")`/letters/${id}`.addSuccess(Letter))
-  .add(HttpApiEndpoint.get("raw")`/letters/${id}/raw`.addSuccess(Letter))
-  .add(HttpApiEndpoint.get("history")`/jobs/${id}/history`.addSuccess(JobHistory))
-  .add(HttpApiEndpoint.get("preview", "/preview").setUrlParams(S.Struct(filterParams)).addSuccess(Preview))
+  .add(
+    HttpApiEndpoint.get("letter")`/letters/${id}`
+      .addSuccess(Letter)
+      .annotateContext(says("viewer", "One dead letter.")),
+  )
+  .add(
+    HttpApiEndpoint.get("raw")`/letters/${id}/raw`
+      .addSuccess(Letter)
+      .annotateContext(
+        says(
+          "viewer who sees payloads",
+          "One dead letter, read by somebody who may see payloads; the ledger has it as `viewed`.",
+        ),
+      ),
+  )
+  .add(
+    HttpApiEndpoint.get("history")`/jobs/${id}/history`
+      .addSuccess(JobHistory)
+      .annotateContext(says("viewer", "Every round of a job, and what became of it.")),
+  )
+  .add(
+    HttpApiEndpoint.get("preview", "/preview")
+      .setUrlParams(S.Struct(filterParams))
+      .addSuccess(Preview)
+      .annotateContext(
+        says(
+          "viewer",
+          "What a change with this filter would touch: how many, by type and by reason, and some of them.",
+        ),
+      ),
+  )
   .add(
     HttpApiEndpoint.get("groups", "/groups")
       .setUrlParams(S.Struct({ ...filterParams, limit: optional(Limit) }))
-      .addSuccess(S.Array(JobDlqGroup)),
+      .addSuccess(S.Array(JobDlqGroup))
+      .annotateContext(says("viewer", "The failures that are the same failure, the most frequent first.")),
   )
   .add(
     HttpApiEndpoint.get("stats", "/stats")
       .setUrlParams(S.Struct({ by: StatsKey, from: optional(S.Date.pipe(S.validDate())) }))
-      .addSuccess(S.Array(JobDlqStat)),
+      .addSuccess(S.Array(JobDlqStat))
+      .annotateContext(says("viewer", "How many dead letters, by type, reason or time, and whether replaying helps.")),
   )
   .add(
     HttpApiEndpoint.get("events", "/events")
@@ -199,14 +239,21 @@ const reading = HttpApiGroup.make("reading")
           ...pageParams,
         }),
       )
-      .addSuccess(page(Event)),
+      .addSuccess(page(Event))
+      .annotateContext(says("viewer", "The ledger: who did what, the newest first, page by page.")),
   )
   .add(
     HttpApiEndpoint.get("changes", "/changes")
       /** `after`: the id of an event of an earlier stream. Default: from now on. */
       .setUrlParams(S.Struct({ after: optional(S.NonEmptyString) }))
       .setHeaders(S.Struct({ "last-event-id": optional(S.NonEmptyString) }))
-      .addSuccess(Events),
+      .addSuccess(Events)
+      .annotateContext(
+        says(
+          "viewer",
+          "Dead letters as they come, as server-sent events `letter`; `Last-Event-ID` goes on behind one.",
+        ),
+      ),
   )
   .middleware(Authorization);
 
@@ -227,24 +274,37 @@ const changing = HttpApiGroup.make("changing")
           ...bulk,
         }),
       )
-      .addSuccess(Outcomes),
+      .addSuccess(Outcomes)
+      .annotateContext(
+        says(
+          "operator",
+          "Replays what the filter matches, the oldest first. Who accepts `text/event-stream` gets each batch as `progress`, then `done`.",
+        ),
+      ),
   )
   .add(
     HttpApiEndpoint.post("discard", "/discard")
       .setPayload(S.Struct({ filter: JobDlqFilter, reason: why, limit: bulk.limit }))
-      .addSuccess(Outcomes),
+      .addSuccess(Outcomes)
+      .annotateContext(
+        says("operator", "Discards what the filter matches; `restore` brings it back. Events as with replay."),
+      ),
   )
   .add(
     HttpApiEndpoint.post("restore", "/restore")
       .setPayload(
         S.Struct({ eventIds: S.Array(S.UUID).pipe(S.minItems(1), S.maxItems(10_000)), reason: optional(why) }),
       )
-      .addSuccess(S.Array(RestoreReceipt)),
+      .addSuccess(S.Array(RestoreReceipt))
+      .annotateContext(
+        says("operator", "Brings back what the events of the ledger removed, with the outcome of each."),
+      ),
   )
   .add(
     HttpApiEndpoint.post("purge", "/purge")
       .setPayload(S.Struct({ olderThanDays: S.Int.pipe(S.nonNegative()) }))
-      .addSuccess(S.Struct({ purged: S.Int })),
+      .addSuccess(S.Struct({ purged: S.Int }))
+      .annotateContext(says("admin", "Deletes replayed dead letters for good.")),
   )
   .add(
     HttpApiEndpoint.post("retain", "/retain")
@@ -255,12 +315,18 @@ const changing = HttpApiGroup.make("changing")
           pending: optional(S.Int.pipe(S.positive())),
         }),
       )
-      .addSuccess(RetentionReceipt),
+      .addSuccess(RetentionReceipt)
+      .annotateContext(
+        says("admin", "Deletes what is older than so many days. `discarded` needs a token for every tenant."),
+      ),
   )
   .add(
     HttpApiEndpoint.post("erase", "/erase")
       .setPayload(S.Struct({ filter: JobDlqFilter, reason: optional(why) }))
-      .addSuccess(ErasureReceipt),
+      .addSuccess(ErasureReceipt)
+      .annotateContext(
+        says("admin", "Erases personal data for good: dead letters, their copies in the ledger and their jobs."),
+      ),
   )
   .middleware(Authorization);
 
