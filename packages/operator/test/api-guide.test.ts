@@ -1,6 +1,6 @@
 /** The page about the HTTP API says what is so: its commands and its program run, its table is the API's own definition. */
 import { execFile } from "node:child_process";
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import * as OpenApi from "@effect/platform/OpenApi";
 import { assert, it, layer } from "@effect/vitest";
@@ -92,6 +92,19 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the pa
         ({ ended }) => ended,
       );
       assert.strictEqual(ran.stdout, "2 of 2 replayed\n", ran.stderr);
+    }),
+  );
+
+  it.scoped("has figures of a script that runs", () =>
+    Effect.gen(function* () {
+      const script = join(root, "packages/operator/measure/first-page.ts");
+      assert.include(readFileSync(join(root, page), "utf8"), "measure/first-page.ts");
+      const ran = yield* Effect.flatMap(
+        start(process.execPath, ["--import", "tsx", script, "120", "5"], withUrl(yield* TestUrl)),
+        ({ ended }) => ended,
+      );
+      assert.strictEqual(ran.code, 0, ran.stderr);
+      assert.hasAllKeys(objects(ran.stdout)[0], ["letters", "requests", "apiMillis", "driverMillis", "ratioP50"]);
     }),
   );
 });
