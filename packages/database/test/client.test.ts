@@ -20,7 +20,7 @@ import { DatabaseService } from "../src/repos.js";
 import { classify, databaseError } from "../src/sql-state.js";
 import { selfSigned } from "./support/certificate.js";
 import { newTenant, TestDatabase, TestUrl, urlAs, work } from "./support/database.js";
-import { freePort } from "./support/portal-db.js";
+import { freePort } from "./support/process.js";
 import * as Server from "./support/server.js";
 import * as Wire from "./support/wire.js";
 

@@ -14,7 +14,7 @@ import * as Migrator from "../src/migrator.js";
 import { DatabaseService } from "../src/repos.js";
 import { classify } from "../src/sql-state.js";
 import { deadJob, letter, newTenant, work } from "./support/database.js";
-import { freePort } from "./support/portal-db.js";
+import { freePort } from "./support/process.js";
 import * as Server from "./support/server.js";
 import * as Wire from "./support/wire.js";
 

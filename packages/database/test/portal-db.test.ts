@@ -14,9 +14,10 @@ import * as Migrator from "../src/migrator.js";
 import { rounds } from "./support/campaign.js";
 import { urlAs } from "./support/database.js";
 import type {} from "./support/global-setup.js";
-import { freePort, portalDb, root, start, startPortalDb, withUrl } from "./support/portal-db.js";
+import { portalDb, startPortalDb } from "./support/portal-db.js";
+import { freePort, root, start, withUrl } from "./support/process.js";
 
-// Each process loads the whole command, and up to eight share two cores with the other test files.
+// Up to eight processes share two cores with the other test files.
 vi.setConfig({ testTimeout: 300_000 });
 
 const names = Migrator.catalogue.map(Migrator.fileName);

@@ -26,7 +26,7 @@ import { type Ended, interrupted, root, run, succeed } from "./support/command.j
 import { compilerOptions, diagnosticsOf } from "./support/compile.js";
 import { deadJob, newTenant, TestDatabase, TestUrl, urlAs } from "./support/database.js";
 import { type Block, blocksOf, documents, tableUnder } from "./support/markdown.js";
-import { start } from "./support/portal-db.js";
+import { start } from "./support/process.js";
 
 const patience = 300_000;
 const readme = "README.md";

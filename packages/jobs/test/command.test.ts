@@ -4,7 +4,7 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
 import { newTenant, TestDatabase, TestUrl } from "../../database/test/support/database.js";
-import { freePort, withUrl } from "../../database/test/support/portal-db.js";
+import { freePort, withUrl } from "../../database/test/support/process.js";
 import * as JobStoreSql from "../src/job-store-sql.js";
 import * as Jobs from "../src/jobs.js";
 import { Endless, Failing, Fine } from "./support/kinds.js";

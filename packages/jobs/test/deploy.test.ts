@@ -14,7 +14,7 @@ import * as S from "effect/Schema";
 import { parseAllDocuments, parse as parseYaml } from "yaml";
 import { newTenant, TestDatabase, TestUrl } from "../../database/test/support/database.js";
 import { tableUnder } from "../../database/test/support/markdown.js";
-import { freePort, root, withUrl } from "../../database/test/support/portal-db.js";
+import { freePort, root, withUrl } from "../../database/test/support/process.js";
 import { command } from "../src/command.js";
 import * as JobStoreSql from "../src/job-store-sql.js";
 import * as Jobs from "../src/jobs.js";

@@ -25,7 +25,7 @@ import { inject } from "vitest";
 import { root, succeed, typescript } from "../../database/test/support/command.js";
 import { newTenant, TestDatabase, TestUrl } from "../../database/test/support/database.js";
 import { blocksOf, tableUnder } from "../../database/test/support/markdown.js";
-import { freePort, start, withUrl } from "../../database/test/support/portal-db.js";
+import { freePort, start, withUrl } from "../../database/test/support/process.js";
 import { command } from "../src/command.js";
 import * as JobStoreSql from "../src/job-store-sql.js";
 import * as JobType from "../src/job-type.js";

@@ -7,7 +7,7 @@ import { isFull } from "../../database/test/support/campaign.js";
 import { run, succeed } from "../../database/test/support/command.js";
 import { newTenant, TestDatabase, TestUrl } from "../../database/test/support/database.js";
 import { compile, importAll, install, strangers, write } from "../../database/test/support/pack.js";
-import { start } from "../../database/test/support/portal-db.js";
+import { start } from "../../database/test/support/process.js";
 
 const handlers = `
 import * as JobType from "@parametric-portal/jobs/job-type";

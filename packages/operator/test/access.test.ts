@@ -5,7 +5,7 @@ import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
 import * as TestClock from "effect/TestClock";
 import { newTenant, TestDatabase, TestUrl } from "../../database/test/support/database.js";
-import { withUrl } from "../../database/test/support/portal-db.js";
+import { withUrl } from "../../database/test/support/process.js";
 import { hashOf, isAtLeast, makeToken, parse, verify } from "../src/access.js";
 import { objects, runDlq } from "./support/dlq.js";
 

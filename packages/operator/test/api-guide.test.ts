@@ -11,7 +11,7 @@ import ts from "typescript";
 import { compilerOptions, diagnosticsOf } from "../../database/test/support/compile.js";
 import { letter, TestDatabase, TestUrl } from "../../database/test/support/database.js";
 import { blocksOf, tableUnder } from "../../database/test/support/markdown.js";
-import { freePort, root, start, withUrl } from "../../database/test/support/portal-db.js";
+import { freePort, root, start, withUrl } from "../../database/test/support/process.js";
 import { Api } from "../src/http/api.js";
 import { objects, runDlq, startDlq } from "./support/dlq.js";
 

@@ -10,7 +10,7 @@ import { DatabaseService } from "@parametric-portal/database/repos";
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
 import { deadJob, letter, newTenant, TestDatabase, TestUrl } from "../../database/test/support/database.js";
-import { withUrl } from "../../database/test/support/portal-db.js";
+import { withUrl } from "../../database/test/support/process.js";
 import { objects, runDlq, startDlq } from "./support/dlq.js";
 
 const user = "0190aaaa-0000-7000-8000-000000000009";

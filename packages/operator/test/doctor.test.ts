@@ -3,7 +3,7 @@ import * as SqlClient from "@effect/sql/SqlClient";
 import { assert, layer } from "@effect/vitest";
 import * as Effect from "effect/Effect";
 import { databaseAt, newLogin, TestDatabase, TestUrl } from "../../database/test/support/database.js";
-import { withUrl } from "../../database/test/support/portal-db.js";
+import { withUrl } from "../../database/test/support/process.js";
 import { objects, runDlq } from "./support/dlq.js";
 
 layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("dlq doctor", (it) => {

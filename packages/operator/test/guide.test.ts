@@ -11,7 +11,7 @@ import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
 import { deadJob, letter, TestDatabase, TestUrl } from "../../database/test/support/database.js";
 import { blocksOf, tableUnder } from "../../database/test/support/markdown.js";
-import { root, withUrl } from "../../database/test/support/portal-db.js";
+import { root, withUrl } from "../../database/test/support/process.js";
 import { list } from "../src/look.js";
 import { runDlq } from "./support/dlq.js";
 

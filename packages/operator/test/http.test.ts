@@ -9,11 +9,13 @@ import { beginning } from "@parametric-portal/database/job-dlq/changes";
 import { DatabaseService } from "@parametric-portal/database/repos";
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
+import * as Fiber from "effect/Fiber";
 import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
 import * as Redacted from "effect/Redacted";
+import * as Schedule from "effect/Schedule";
 import { deadJob, letter, newTenant, TestDatabase, TestUrl } from "../../database/test/support/database.js";
-import { withUrl } from "../../database/test/support/portal-db.js";
+import { withUrl } from "../../database/test/support/process.js";
 import { hashOf, parse, type Role } from "../src/access.js";
 import * as HttpClientOfApi from "../src/http/client.js";
 import * as Server from "../src/http/server.js";
@@ -74,6 +76,7 @@ const ask = (port: number, path: string, { body, headers = {}, method, raw, toke
     );
     sent.once("error", (error) => resume(Effect.die(error)));
     sent.end(text);
+    return Effect.sync(() => sent.destroy());
   });
 
 /** A server; the port where it listens. */
@@ -417,6 +420,20 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the AP
         eventsOf(next.body).map(({ data }) => [data.id, data.payload, data.isHidden]),
         [[late.id, null, true]],
       );
+    }),
+  );
+
+  it.scoped("has twenty readers of changes and no more, until one goes", () =>
+    Effect.gen(function* () {
+      const { dead, port, tokenOf } = yield* filled;
+      const read = (until: string) =>
+        ask(port, `/api/v1/changes?after=${beginning}`, { token: tokenOf("viewer"), headers: { accept }, until });
+      const one = yield* Effect.fork(read("never said"));
+      yield* Effect.forEach(Array(19), () => Effect.forkScoped(read("never said")));
+      const refused = Effect.map(read(dead.id), ({ status }) => status === 429);
+      yield* Effect.repeat(refused, { until: (_) => _, schedule: Schedule.spaced("50 millis") });
+      yield* Fiber.interrupt(one);
+      yield* Effect.repeat(refused, { until: (_) => !_, schedule: Schedule.spaced("50 millis") });
     }),
   );
 

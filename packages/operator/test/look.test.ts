@@ -9,7 +9,7 @@ import * as DateTime from "effect/DateTime";
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
 import { deadJob, letter, newTenant, TestDatabase, TestUrl } from "../../database/test/support/database.js";
-import { withUrl } from "../../database/test/support/portal-db.js";
+import { withUrl } from "../../database/test/support/process.js";
 import { objects, runDlq } from "./support/dlq.js";
 
 const hours = (count: number) => Model.Override(DateTime.unsafeMake(Date.now() - count * 3_600_000 - 60_000));

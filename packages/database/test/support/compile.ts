@@ -1,7 +1,7 @@
 /** What the compiler says of a program of the documents. */
 import { join } from "node:path";
 import ts from "typescript";
-import { root } from "./portal-db.js";
+import { root } from "./process.js";
 
 /** The workspace's own rules. */
 export const compilerOptions = (): ts.CompilerOptions => {

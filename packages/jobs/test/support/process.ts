@@ -1,7 +1,7 @@
 /** The command `runner` as a process of its own, and what it answers over HTTP. */
 import { fileURLToPath } from "node:url";
 import * as Effect from "effect/Effect";
-import { type Environment, start } from "../../../database/test/support/portal-db.js";
+import { type Environment, start } from "../../../database/test/support/process.js";
 
 const bin = fileURLToPath(new URL("../../bin/runner.mjs", import.meta.url));
 

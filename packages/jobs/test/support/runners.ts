@@ -11,7 +11,7 @@ import * as Schedule from "effect/Schedule";
 import * as S from "effect/Schema";
 import { rounds } from "../../../database/test/support/campaign.js";
 import { TestDatabase } from "../../../database/test/support/database.js";
-import { freePort, start, withUrl } from "../../../database/test/support/portal-db.js";
+import { freePort, start, withUrl } from "../../../database/test/support/process.js";
 import { layerDesk } from "../../src/job-store-sql.js";
 import type { Task } from "./runner-process.js";
 

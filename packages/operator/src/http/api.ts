@@ -337,6 +337,7 @@ export const Api = HttpApi.make("dlq")
   .addError(BadRequest)
   .addError(Forbidden)
   .addError(NotFound)
+  .addError(TooManyRequests)
   .addError(Unavailable)
   .annotate(OpenApi.Title, "Dead letters")
   .annotate(OpenApi.Description, "What the command dlq does, over HTTP: in the scope of the caller's token.");

@@ -22,15 +22,16 @@ import * as Stream from "effect/Stream";
 import { Caller, isAtLeast, type Role } from "../access.js";
 import type { Target } from "../options.js";
 import { letterJson } from "../output.js";
-import { Api, BadRequest, Forbidden, type Letter, NotFound, Unavailable } from "./api.js";
+import { Api, BadRequest, Forbidden, type Letter, NotFound, TooManyRequests, Unavailable } from "./api.js";
 
 // --- errors ------------------------------------------------------------------
 
-type ApiError = BadRequest | Forbidden | NotFound | Unavailable;
+type ApiError = BadRequest | Forbidden | NotFound | TooManyRequests | Unavailable;
 const isApiError = (error: unknown): error is ApiError =>
   error instanceof BadRequest ||
   error instanceof Forbidden ||
   error instanceof NotFound ||
+  error instanceof TooManyRequests ||
   error instanceof Unavailable;
 
 const unavailable = new Unavailable({
@@ -129,8 +130,12 @@ const wantsEvents = ({ headers }: HttpServerRequest.HttpServerRequest) =>
 
 // --- reading -----------------------------------------------------------------
 
-export const reading = HttpApiBuilder.group(Api, "reading", (handlers) =>
-  handlers
+/** Each has a connection to the database of its own. */
+const mostChanges = 20;
+
+export const reading = HttpApiBuilder.group(Api, "reading", (handlers) => {
+  let changes = 0;
+  return handlers
     .handle("me", () =>
       Effect.map(Caller, ({ name, role, scope, seesPayloads }) => ({
         name,
@@ -206,10 +211,21 @@ export const reading = HttpApiBuilder.group(Api, "reading", (handlers) =>
       as("viewer", (db, caller) =>
         Effect.gen(function* () {
           if (!wantsEvents(request)) return yield* new BadRequest({ detail: "Send Accept: text/event-stream." });
+          if (changes >= mostChanges) {
+            return yield* new TooManyRequests({
+              detail: `There are ${mostChanges} readers of changes already. Close one, or ask for pages.`,
+              retryAfterSeconds: 10,
+            });
+          }
           // A browser that connects anew says what it had last.
           const after = headers["last-event-id"] ?? urlParams.after;
+          const counted = Stream.acquireRelease(
+            Effect.sync(() => changes++),
+            () => Effect.sync(() => changes--),
+          );
+          const arrivals = Stream.flatMap(counted, () => db.jobDlq.changes({ scope: caller.scope, after }));
           return yield* events(
-            Stream.map(db.jobDlq.changes({ scope: caller.scope, after }), ({ letter, position }) =>
+            Stream.map(arrivals, ({ letter, position }) =>
               Either.match(letter, {
                 onLeft: ({ message }) => event("unreadable", { detail: caller.seesPayloads ? message : "" }, position),
                 onRight: (one) => event("letter", shown(caller)(one), position),
@@ -218,8 +234,8 @@ export const reading = HttpApiBuilder.group(Api, "reading", (handlers) =>
           );
         }),
       ),
-    ),
-);
+    );
+});
 
 // --- changing ----------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll } from "@effect/vitest";
 import * as Effect from "effect/Effect";
-import { type Environment, start } from "../../../database/test/support/portal-db.js";
+import { type Environment, start } from "../../../database/test/support/process.js";
 import { bundle } from "../../bundle.mjs";
 
 /** As it is published, made anew for each file of tests. */
