@@ -20,9 +20,9 @@ const port = 4480;
 
 /** The output of a shell's line. */
 const shell = (line: string, environment: Readonly<Record<string, string>>) =>
-  Effect.async<string, Error>((resume) => {
+  Effect.async<string>((resume) => {
     execFile("sh", ["-c", line], { env: { ...process.env, ...environment } }, (error, stdout, stderr) =>
-      resume(error === null ? Effect.succeed(stdout) : Effect.fail(new Error(`${line}\n${stderr}`, { cause: error }))),
+      resume(error === null ? Effect.succeed(stdout) : Effect.die(new Error(`${line}\n${stderr}`, { cause: error }))),
     );
   });
 

@@ -206,12 +206,23 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the AP
       const { db, dead, mine, port, tokenOf } = yield* filled;
       const seen = (path: string, token: string) =>
         Effect.map(ask(port, `/api/v1${path}`, { token }), ({ body }) => JSON.stringify(body));
-      for (const path of ["/letters", `/letters/${dead.id}`, "/preview", "/groups"]) {
+      const history = `/jobs/${dead.originalJobId}/history`;
+      assert.include(yield* seen(history, tokenOf("operator")), "no route");
+      for (const path of ["/letters", `/letters/${dead.id}`, "/preview", "/groups", "/events", history]) {
         const said = yield* seen(path, tokenOf("viewer"));
         assert.notInclude(said, "4111", path);
         assert.notInclude(said, "no route", path);
       }
       assert.include(yield* seen(`/letters/${dead.id}`, tokenOf("viewer")), '"isHidden":true');
+      // An answer to "does it contain this?" would tell it piece by piece.
+      for (const path of ["/letters", "/preview", "/groups"]) {
+        for (const asked of ["text=route", `payload=${encodeURIComponent('{"card":"4111"}')}`]) {
+          const statuses = yield* Effect.forEach([tokenOf("viewer"), "trusted", tokenOf("operator")], (token) =>
+            Effect.map(ask(port, `/api/v1${path}?${asked}`, { token }), ({ status }) => status),
+          );
+          assert.deepStrictEqual(statuses, [403, 200, 200], `${path}?${asked}`);
+        }
+      }
       for (const token of ["trusted", tokenOf("operator")]) {
         assert.include(yield* seen(`/letters/${dead.id}`, token), "4111");
       }

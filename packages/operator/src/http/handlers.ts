@@ -12,6 +12,7 @@ import * as HttpServerResponse from "@effect/platform/HttpServerResponse";
 import * as Client from "@parametric-portal/database/client";
 import type { JobDlqFilter } from "@parametric-portal/database/job-dlq/filter";
 import { JobDlqGroup } from "@parametric-portal/database/job-dlq/insight";
+import { JobDlqRound, JobHistory } from "@parametric-portal/database/job-dlq/lineage";
 import type { JobDlq } from "@parametric-portal/database/models";
 import { DatabaseService } from "@parametric-portal/database/repos";
 import * as Effect from "effect/Effect";
@@ -93,15 +94,23 @@ type FilterParams = Omit<JobDlqFilter, "type" | "all"> & {
   readonly cursor?: string;
 };
 
-/** The filter of a URL. */
-const filterOf = ({ cursor: _cursor, limit: _limit, type, typePrefix, ...rest }: FilterParams) =>
-  type !== undefined && typePrefix !== undefined
-    ? new BadRequest({ detail: "Say type or typePrefix, not both." })
-    : Effect.succeed<JobDlqFilter>({
-        ...rest,
-        ...(type === undefined ? {} : { type }),
-        ...(typePrefix === undefined ? {} : { type: { prefix: typePrefix } }),
-      });
+/** The filter of a URL. Who may not see payloads and errors may not ask either what is in them. */
+const filterOf = (
+  { seesPayloads }: (typeof Caller)["Service"],
+  { cursor: _cursor, limit: _limit, type, typePrefix, ...rest }: FilterParams,
+): Effect.Effect<JobDlqFilter, BadRequest | Forbidden> => {
+  if (type !== undefined && typePrefix !== undefined) {
+    return new BadRequest({ detail: "Say type or typePrefix, not both." });
+  }
+  if (!seesPayloads && (rest.text !== undefined || rest.payload !== undefined)) {
+    return new Forbidden({ detail: "The token may not see payloads and errors, so it may not search in them." });
+  }
+  return Effect.succeed({
+    ...rest,
+    ...(type === undefined ? {} : { type }),
+    ...(typePrefix === undefined ? {} : { type: { prefix: typePrefix } }),
+  });
+};
 
 // --- events ------------------------------------------------------------------
 
@@ -149,7 +158,7 @@ export const reading = HttpApiBuilder.group(Api, "reading", (handlers) => {
         Effect.gen(function* () {
           const { cursor, limit } = urlParams;
           const { items, next } = yield* inside(
-            db.jobDlq.page(yield* filterOf(urlParams), { limit: limit ?? 50, cursor }),
+            db.jobDlq.page(yield* filterOf(caller, urlParams), { limit: limit ?? 50, cursor }),
           );
           return { items: items.map(shown(caller)), next: Option.getOrNull(next) };
         }),
@@ -177,11 +186,24 @@ export const reading = HttpApiBuilder.group(Api, "reading", (handlers) => {
         }),
       ),
     )
-    .handle("history", ({ path }) => as("viewer", (db, _, inside) => inside(db.jobDlq.history(path.id))))
+    .handle("history", ({ path }) =>
+      as("viewer", (db, { seesPayloads }, inside) =>
+        Effect.map(inside(db.jobDlq.history(path.id)), (history) =>
+          seesPayloads
+            ? history
+            : new JobHistory({
+                ...history,
+                rounds: history.rounds.map((round) => new JobDlqRound({ ...round, lastError: null })),
+              }),
+        ),
+      ),
+    )
     .handle("preview", ({ urlParams }) =>
       as("viewer", (db, caller, inside) =>
         Effect.gen(function* () {
-          const { byReason, byType, count, sample } = yield* inside(db.jobDlq.preview(yield* filterOf(urlParams)));
+          const { byReason, byType, count, sample } = yield* inside(
+            db.jobDlq.preview(yield* filterOf(caller, urlParams)),
+          );
           return { count, byType, byReason, sample: sample.map(shown(caller)) };
         }),
       ),
@@ -189,7 +211,9 @@ export const reading = HttpApiBuilder.group(Api, "reading", (handlers) => {
     .handle("groups", ({ urlParams }) =>
       as("viewer", (db, caller, inside) =>
         Effect.gen(function* () {
-          const groups = yield* inside(db.jobDlq.groups(yield* filterOf(urlParams), { limit: urlParams.limit ?? 20 }));
+          const groups = yield* inside(
+            db.jobDlq.groups(yield* filterOf(caller, urlParams), { limit: urlParams.limit ?? 20 }),
+          );
           return caller.seesPayloads ? groups : groups.map((group) => new JobDlqGroup({ ...group, message: null }));
         }),
       ),

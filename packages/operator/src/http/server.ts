@@ -124,7 +124,12 @@ const guarded = (isLocal: boolean, maxBodyBytes: number) =>
       }
       const response = yield* app.pipe(
         // A route that is none, and defects: what the server would answer.
-        Effect.catchAllCause((cause) => Effect.map(HttpServerError.causeResponse(cause), ([answer]) => answer)),
+        Effect.catchAllCause((cause) =>
+          Effect.tap(
+            Effect.map(HttpServerError.causeResponse(cause), ([answer]) => answer),
+            ({ status }) => (status >= 500 ? Effect.logError("A request failed", cause) : Effect.void),
+          ),
+        ),
         Effect.provideService(HttpServerRequest.MaxBodySize, Option.some(FileSystem.Size(maxBodyBytes))),
       );
       if (request.url === Docs.path && response.status === 200) return Docs.strict(response);
