@@ -15,11 +15,8 @@ import { JobDlqGroup } from "@parametric-portal/database/job-dlq/insight";
 import { JobDlqRound, JobHistory } from "@parametric-portal/database/job-dlq/lineage";
 import type { JobDlq } from "@parametric-portal/database/models";
 import { DatabaseService } from "@parametric-portal/database/repos";
-import * as Context from "effect/Context";
-import * as Deferred from "effect/Deferred";
 import * as Effect from "effect/Effect";
 import * as Either from "effect/Either";
-import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
 import * as Schedule from "effect/Schedule";
 import * as Stream from "effect/Stream";
@@ -120,25 +117,16 @@ const filterOf = (
 const event = (name: string, data: unknown, id?: string) =>
   Sse.encoder.write({ _tag: "Event", event: name, id, data: JSON.stringify(data) });
 
-/** Done when the server ends, which would wait for its readers otherwise. */
-export class Closing extends Context.Tag("@parametric-portal/operator/Closing")<Closing, Deferred.Deferred<void>>() {}
-
-export const layerClosing = Layer.scoped(
-  Closing,
-  Effect.acquireRelease(Deferred.make<void>(), (closing) => Deferred.succeed(closing, undefined)),
-);
-
 // Proxies end what is silent.
 const alive = Stream.repeatEffectWithSchedule(Effect.succeed(": \n\n"), Schedule.spaced("15 seconds"));
 
 /** Server-sent events; what goes wrong is the last of them, `problem`. */
 const events = <E extends Tagged, R>(stream: Stream.Stream<string, E, R>) =>
-  Effect.map(Effect.context<R | Closing>(), (context) =>
+  Effect.map(Effect.context<R>(), (context) =>
     HttpServerResponse.stream(
       stream.pipe(
         Stream.catchAll((error) => Stream.fromEffect(Effect.map(problemOf(error), (_) => event("problem", _)))),
         Stream.merge(alive, { haltStrategy: "left" }),
-        Stream.interruptWhen(Effect.flatMap(Closing, Deferred.await)),
         Stream.encodeText,
         Stream.provideContext(context),
       ),
@@ -285,7 +273,7 @@ const told = ({ asked, outcomes }: Progress) => ({ asked, outcomes });
 const bulk = <E extends Tagged, R>(
   request: HttpServerRequest.HttpServerRequest,
   progress: Stream.Stream<Progress, E, R>,
-): Effect.Effect<Progress | HttpServerResponse.HttpServerResponse, E, R | Closing> => {
+): Effect.Effect<Progress | HttpServerResponse.HttpServerResponse, E, R> => {
   let latest: Progress = { asked: 0, outcomes: {} };
   const followed = Stream.tap(Stream.map(progress, told), (one) => Effect.sync(() => (latest = one)));
   return wantsEvents(request)

@@ -15,7 +15,6 @@ import * as HttpServerResponse from "@effect/platform/HttpServerResponse";
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer";
 import type * as SqlClient from "@effect/sql/SqlClient";
 import type { DatabaseService } from "@parametric-portal/database/repos";
-import * as Deferred from "effect/Deferred";
 import * as Effect from "effect/Effect";
 import * as FiberRef from "effect/FiberRef";
 import * as Layer from "effect/Layer";
@@ -26,7 +25,7 @@ import { RateLimiterMemory, RateLimiterRes } from "rate-limiter-flexible";
 import { type Grant, verify } from "../access.js";
 import { Api, Authorization, TooManyRequests, Unauthorized } from "./api.js";
 import * as Docs from "./docs.js";
-import { Closing, changing, layerClosing, reading } from "./handlers.js";
+import { changing, reading } from "./handlers.js";
 
 export interface ServerOptions {
   /** Whose tokens are known; none: this machine only. */
@@ -95,12 +94,6 @@ const headers = {
   "x-frame-options": "DENY",
 };
 
-/** Whether its connection shall not be used again: a server that ends waits for those that are open, and a reader keeps its own long. */
-const isEnding = (response: HttpServerResponse.HttpServerResponse) =>
-  response.headers["content-type"] === "text/event-stream"
-    ? Effect.succeed(true)
-    : Effect.flatMap(Closing, Deferred.isDone);
-
 /** What the router and the schemas answer by themselves, as problem+json; a name that is not ours; a page of another site. */
 const guarded = (isLocal: boolean, maxBodyBytes: number) =>
   HttpMiddleware.make((app) =>
@@ -150,17 +143,7 @@ const guarded = (isLocal: boolean, maxBodyBytes: number) =>
             response.status < 500 ? "Bad Request" : "Internal Server Error",
             detailOf(response),
           );
-    }).pipe(
-      Effect.flatMap((response) =>
-        Effect.map(isEnding(response), (isLast) =>
-          HttpServerResponse.setHeaders(response, {
-            ...headers,
-            ...response.headers,
-            ...(isLast ? { connection: "close" } : {}),
-          }),
-        ),
-      ),
-    ),
+    }).pipe(Effect.map((_) => HttpServerResponse.setHeaders(_, { ...headers, ..._.headers }))),
   );
 
 const jsonOf = <A, I>(schema: S.Schema<A, I>, { body }: HttpServerResponse.HttpServerResponse) =>
@@ -197,10 +180,9 @@ export const layer = (
   return served.pipe(
     Layer.provide([HttpApiBuilder.middlewareOpenApi({ path: "/api/v1/openapi.json" }), Docs.layer]),
     Layer.provide(api),
-    Layer.provide(layerClosing),
     Layer.provideMerge(
       NodeHttpServer.layer(() => createServer({ maxHeaderSize: 16_384 }), { host, port: options.port }),
     ),
     Layer.provide(Layer.locallyScoped(FiberRef.currentTracerEnabled, false)),
-  );
+  ) as never;
 };
