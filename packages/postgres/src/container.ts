@@ -3,7 +3,6 @@ import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import type { Readable } from "node:stream";
 import { finished } from "node:stream/promises";
 import * as Effect from "effect/Effect";
 import { PostgresUnavailable } from "./errors.js";
@@ -70,16 +69,29 @@ export const startContainer = ({ settings }: Pick<KeeperInput, "settings">) =>
     });
     const name = `portal-postgres-${randomBytes(8).toString("hex")}`;
     let log = "";
-    let logged: Promise<void> | undefined;
-    const listen = (stream: Readable) => {
+    // Ends when the container has ended, and before that only for want of time: one that is not well yet goes on.
+    const hear = async (container: { readonly id: string }) => {
+      const stream = await client.container.logs(client.container.getById(container.id));
+      let said = "";
       stream.on("data", (text) => {
-        log = `${log}${text}`.slice(-1000);
+        said = `${said}${text}`.slice(-1000);
       });
-      logged = finished(stream).catch(() => undefined);
+      await finished(stream, { signal: AbortSignal.timeout(2000) }).catch(() => undefined);
+      stream.destroy();
+      log = said.trim();
     };
     const { started } = yield* Effect.acquireRelease(
       Effect.promise(async () => {
         const { PostgreSqlContainer } = await import("@testcontainers/postgresql");
+        const { Wait } = await import("testcontainers");
+        const strategy = Wait.forAll([Wait.forHealthCheck(), Wait.forListeningPorts()]);
+        const ready = strategy.waitUntilReady.bind(strategy);
+        // A container that fails here is removed as soon as this has failed, and its words with it.
+        strategy.waitUntilReady = (container, ...rest) =>
+          ready(container, ...rest).catch(async (error) => {
+            await hear(container).catch(() => undefined);
+            throw error;
+          });
         const flags = Object.entries({ ...ephemeral, ...settings }).flatMap(([key, value]) => [
           "-c",
           `${key}=${value}`,
@@ -90,7 +102,7 @@ export const startContainer = ({ settings }: Pick<KeeperInput, "settings">) =>
           .withPassword(newPassword())
           .withDatabase("postgres")
           .withCommand(["postgres", ...flags])
-          .withLogConsumer(listen);
+          .withWaitStrategy(strategy);
         const started = configured.start();
         // Told to whoever waits for it below, who may be gone before.
         started.catch(() => undefined);
@@ -129,16 +141,13 @@ export const startContainer = ({ settings }: Pick<KeeperInput, "settings">) =>
           ),
         ),
     );
-    // One that ended at once may have been noticed before its words arrived, or before anybody listened.
+    // One that ended before its ports were known is still there.
     const words = Effect.tryPromise(async () => {
-      if (logged === undefined) listen(await client.container.logs(client.container.getById(name)));
-      await logged;
-    }).pipe(Effect.timeout("2 seconds"), Effect.ignore);
+      if (log === "") await hear({ id: name });
+    }).pipe(Effect.timeout("5 seconds"), Effect.ignore);
     const container = yield* Effect.tryPromise({ try: () => started, catch: messageOf }).pipe(
       Effect.tapError(() => words),
-      Effect.mapError((problem) =>
-        noContainer(`the container of ${image} did not start: ${problem}; it said: ${log.trim()}`),
-      ),
+      Effect.mapError((problem) => noContainer(`the container of ${image} did not start: ${problem}; it said: ${log}`)),
     );
     return { provider: "testcontainers" as const, url: container.getConnectionUri() };
   });
