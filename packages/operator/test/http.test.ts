@@ -1,6 +1,6 @@
 /** The HTTP API: who may do what in whose scope, and what it answers to everything else. */
 import { randomUUID } from "node:crypto";
-import { request } from "node:http";
+import { type IncomingMessage, request } from "node:http";
 import * as FetchHttpClient from "@effect/platform/FetchHttpClient";
 import * as HttpServer from "@effect/platform/HttpServer";
 import { assert, layer } from "@effect/vitest";
@@ -515,6 +515,14 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("dlq co
       yield* open.saysOnStderr("administrator of every tenant");
       const port = Number(/127\.0\.0\.1:(\d+)/u.exec(open.output())?.[1]);
       assert.strictEqual((yield* ask(port, "/api/v1/me")).status, 200);
+      // A reader that stays does not hold it.
+      const reader = yield* Effect.async<IncomingMessage>((resume) => {
+        const asked = { host: "127.0.0.1", port, path: "/api/v1/changes", headers: { accept: "text/event-stream" } };
+        request(asked, (response) => resume(Effect.succeed(response)))
+          .once("error", (error) => resume(Effect.die(error)))
+          .end();
+      });
+      reader.on("error", () => {}).resume();
       yield* open.kill("SIGINT");
       assert.strictEqual((yield* open.ended).code, 130);
 

@@ -165,6 +165,9 @@ const detailOf = (response: HttpServerResponse.HttpServerResponse) =>
     },
   );
 
+/** What is being answered when the server ends has this long. */
+const lastAnswersMillis = 500;
+
 /** Serves the API until its scope ends. Fails with `ServeError` when the port is taken. */
 export const layer = (
   options: ServerOptions,
@@ -177,12 +180,19 @@ export const layer = (
   const served = Layer.unwrapEffect(Effect.map(HttpApiBuilder.httpApp, (app) => HttpServer.serve(guard(app)))).pipe(
     Layer.provide([HttpApiBuilder.Router.Live, HttpApiBuilder.Middleware.layer]),
   );
-  return served.pipe(
+  const server = createServer({ maxHeaderSize: 16_384 });
+  // A server that ends waits for its connections, and a reader of changes, or a browser that may ask again, keeps its own.
+  const ending = Layer.scopedDiscard(
+    Effect.addFinalizer(() =>
+      Effect.sync(() => {
+        setTimeout(() => server.closeAllConnections(), lastAnswersMillis).unref();
+      }),
+    ),
+  );
+  return Layer.merge(served, ending).pipe(
     Layer.provide([HttpApiBuilder.middlewareOpenApi({ path: "/api/v1/openapi.json" }), Docs.layer]),
     Layer.provide(api),
-    Layer.provideMerge(
-      NodeHttpServer.layer(() => createServer({ maxHeaderSize: 16_384 }), { host, port: options.port }),
-    ),
+    Layer.provideMerge(NodeHttpServer.layer(() => server, { host, port: options.port })),
     Layer.provide(Layer.locallyScoped(FiberRef.currentTracerEnabled, false)),
-  ) as never;
+  );
 };
