@@ -1,4 +1,4 @@
-/** `dlq console`: serves the HTTP API until Ctrl-C. */
+/** `dlq console`: serves the console and the HTTP API until Ctrl-C. */
 import { readFile } from "node:fs/promises";
 import * as Command from "@effect/cli/Command";
 import * as Options from "@effect/cli/Options";
@@ -58,7 +58,8 @@ export const console = Command.make(
           problem: `--host ${host} can be reached from elsewhere, and there are no tokens: say --tokens. dlq token makes one.`,
         });
       }
-      const served = Server.layer({ grants, host, port });
+      const pages = yield* Server.findPages;
+      const served = Server.layer({ grants, host, port, pages });
       return yield* Effect.scoped(
         Effect.gen(function* () {
           const context = yield* Layer.build(served).pipe(
@@ -70,6 +71,11 @@ export const console = Command.make(
           const { address } = yield* Effect.provide(HttpServer.HttpServer, context);
           const at = address._tag === "TcpAddress" ? address.port : port;
           const name = host.includes(":") ? `[${host}]` : host;
+          yield* note(
+            pages === undefined
+              ? "The console's pages were not built, so there is only the API."
+              : `The console is at http://${name}:${at}`,
+          );
           yield* note(`The API is at http://${name}:${at}/api/v1, documented at http://${name}:${at}/api/v1/docs.`);
           yield* note(
             grants === undefined
@@ -80,4 +86,4 @@ export const console = Command.make(
         }),
       );
     }).pipe(Effect.provide(layerDatabase)),
-).pipe(Command.withDescription("Serve the HTTP API, until Ctrl-C"));
+).pipe(Command.withDescription("Serve the console, a web page, and the HTTP API, until Ctrl-C"));

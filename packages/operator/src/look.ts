@@ -13,7 +13,7 @@ import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
 import * as S from "effect/Schema";
 import { NothingMatched, noLetterMatches } from "./failure.js";
-import { filterOf, filterOptions, jsonOption, momentOf, onTarget, stateOption, targetOptions } from "./options.js";
+import { filterOf, filterOptions, jsonOption, moment, onTarget, stateOption, targetOptions } from "./options.js";
 import {
   age,
   ago,
@@ -283,7 +283,7 @@ export const stats = Command.make(
       Options.withDescription("A row for each type (the default), reason, tenant or hour"),
     ),
     window: Options.text("window").pipe(
-      Options.mapEffect(momentOf("window")),
+      Options.mapEffect(moment("window")),
       Options.optional,
       Options.withDescription("How far back CAME, REPLAYED and WORKED count; default 24h"),
     ),

@@ -10,6 +10,7 @@ import * as Client from "@parametric-portal/database/client";
 import type { InvalidInput, ScopeConflict } from "@parametric-portal/database/errors";
 import type { JobDlqFilter } from "@parametric-portal/database/job-dlq/filter";
 import { DatabaseService } from "@parametric-portal/database/repos";
+import * as Clock from "effect/Clock";
 import * as Config from "effect/Config";
 import type { ConfigError } from "effect/ConfigError";
 import * as Effect from "effect/Effect";
@@ -17,20 +18,14 @@ import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
 import * as S from "effect/Schema";
 import { WrongUsage } from "./failure.js";
+import { howToSay, momentOf } from "./moment.js";
 
 const invalid = (problem: string) => Effect.fail(ValidationError.invalidValue(HelpDoc.p(problem)));
 
-/** `2h`, `90m`, `3d`, `1w`, or a date and time. */
-export const momentOf = (name: string) => (text: string) =>
-  Effect.suspend(() => {
-    const [, amount, unit] = /^(\d+(?:\.\d+)?)(s|m|h|d|w)$/u.exec(text) ?? [];
-    const seconds = { s: 1, m: 60, h: 3600, d: 86_400, w: 604_800 }[unit ?? ""];
-    const at = seconds === undefined ? Date.parse(text) : Date.now() - Number(amount) * seconds * 1000;
-    return Number.isFinite(at) && Math.abs(at) <= 8.64e15
-      ? Effect.succeed(new Date(at))
-      : invalid(
-          `--${name} is ${JSON.stringify(text)}; say how long ago (45s, 90m, 2h, 3d, 1w), or when (2026-11-25T13:00Z)`,
-        );
+export const moment = (name: string) => (text: string) =>
+  Effect.flatMap(Clock.currentTimeMillis, (now) => {
+    const at = momentOf(text, now);
+    return at === undefined ? invalid(`--${name} is ${JSON.stringify(text)}; ${howToSay}`) : Effect.succeed(at);
   });
 
 const jsonOf = (name: string) => (text: string) =>
@@ -72,12 +67,12 @@ export const filterOptions = {
     Options.withDescription("MaxRetries, Validation, HandlerMissing or RunnerUnavailable"),
   ),
   since: Options.text("since").pipe(
-    Options.mapEffect(momentOf("since")),
+    Options.mapEffect(moment("since")),
     Options.optional,
     Options.withDescription("Dead-lettered since then: 2h, 3d, or a date and time"),
   ),
   until: Options.text("until").pipe(
-    Options.mapEffect(momentOf("until")),
+    Options.mapEffect(moment("until")),
     Options.optional,
     Options.withDescription("Dead-lettered before then: 2h, 3d, or a date and time"),
   ),

@@ -224,7 +224,8 @@ const reading = HttpApiGroup.make("reading")
   )
   .add(
     HttpApiEndpoint.get("stats", "/stats")
-      .setUrlParams(S.Struct({ by: StatsKey, from: optional(S.Date.pipe(S.validDate())) }))
+      /** `from`: where the window begins. Each figure says itself which state it counts, so `state` is refused. */
+      .setUrlParams(S.Struct({ by: StatsKey, from: optional(S.Date.pipe(S.validDate())), ...filterParams }))
       .addSuccess(S.Array(JobDlqStat))
       .annotateContext(says("viewer", "How many dead letters, by type, reason or time, and whether replaying helps.")),
   )

@@ -219,7 +219,12 @@ export const reading = HttpApiBuilder.group(Api, "reading", (handlers) => {
       ),
     )
     .handle("stats", ({ urlParams }) =>
-      as("viewer", (db, _, inside) => inside(db.jobDlq.stats({ by: urlParams.by, since: urlParams.from }))),
+      as("viewer", (db, caller, inside) =>
+        Effect.gen(function* () {
+          const { by, from, ...filter } = urlParams;
+          return yield* inside(db.jobDlq.stats({ by, since: from, filter: yield* filterOf(caller, filter) }));
+        }),
+      ),
     )
     .handle("events", ({ urlParams }) =>
       as("viewer", (db, caller, inside) =>

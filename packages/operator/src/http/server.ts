@@ -26,6 +26,7 @@ import { type Grant, verify } from "../access.js";
 import { Api, Authorization, TooManyRequests, Unauthorized } from "./api.js";
 import * as Docs from "./docs.js";
 import { changing, reading } from "./handlers.js";
+import * as Pages from "./pages.js";
 
 export interface ServerOptions {
   /** Whose tokens are known; none: this machine only. */
@@ -39,7 +40,11 @@ export interface ServerOptions {
   readonly requestsPerTenSeconds?: number | undefined;
   /** Requests from one address in a minute whose token is not known; the next are 429. Default 30. */
   readonly strangersPerMinute?: number | undefined;
+  /** The console's files, at every path outside `/api/`. Default: none. */
+  readonly pages?: Pages.Pages | undefined;
 }
+
+export const findPages = Pages.find;
 
 /** Whether it is a name of this machine that others cannot reach. */
 export const isLoopback = (host: string) => ["127.0.0.1", "::1", "localhost"].includes(host);
@@ -95,7 +100,7 @@ const headers = {
 };
 
 /** What the router and the schemas answer by themselves, as problem+json; a name that is not ours; a page of another site. */
-const guarded = (isLocal: boolean, maxBodyBytes: number) =>
+const guarded = (isLocal: boolean, maxBodyBytes: number, pages: Pages.Pages | undefined) =>
   HttpMiddleware.make((app) =>
     Effect.gen(function* () {
       const request = yield* HttpServerRequest.HttpServerRequest;
@@ -121,6 +126,10 @@ const guarded = (isLocal: boolean, maxBodyBytes: number) =>
             `A body may have ${maxBodyBytes} bytes, and this one has ${length}.`,
           );
         }
+      }
+      if (pages !== undefined && request.method === "GET" && !request.url.startsWith("/api/")) {
+        const page = Pages.answer(pages, request.url, request.headers["accept-encoding"] ?? "");
+        if (page !== undefined) return page;
       }
       const response = yield* app.pipe(
         // A route that is none, and defects: what the server would answer.
@@ -175,7 +184,7 @@ export const layer = (
   const asked = options.host ?? "127.0.0.1";
   const host = options.grants === undefined && !isLoopback(asked) ? "127.0.0.1" : asked;
   const api = HttpApiBuilder.api(Api).pipe(Layer.provide([reading, changing]), Layer.provide(authorization(options)));
-  const guard = guarded(options.grants === undefined, options.maxBodyBytes ?? 1_048_576);
+  const guard = guarded(options.grants === undefined, options.maxBodyBytes ?? 1_048_576, options.pages);
   // Around the whole app: what `serve` takes as middleware comes after the answer was sent.
   const served = Layer.unwrapEffect(Effect.map(HttpApiBuilder.httpApp, (app) => HttpServer.serve(guard(app)))).pipe(
     Layer.provide([HttpApiBuilder.Router.Live, HttpApiBuilder.Middleware.layer]),
