@@ -1,0 +1,110 @@
+/** The failures that are the same failure, and what is done about all of one. */
+import { useQuery } from "@tanstack/react-query";
+import { Link, useSearch } from "@tanstack/react-router";
+import { useMemo, useState } from "react";
+import { api, type Group } from "../api";
+import { type Change, ChangeDialog } from "../change";
+import { Chart } from "../chart";
+import { problemsOf, toApi, toParams } from "../filter";
+import { FilterBar } from "../filter-bar";
+import { useLive } from "../live";
+import { useSession } from "../session";
+import { Ago, Answer, Chip, count, Empty } from "../ui";
+
+const most = 50;
+
+const Trend = ({ fingerprint }: { readonly fingerprint: string }) => {
+  const { data } = useQuery({
+    queryKey: ["trend", fingerprint],
+    queryFn: ({ signal }) => api.stats("hour", new URLSearchParams({ fingerprint }), signal),
+    staleTime: 60_000,
+  });
+  const times = useMemo(() => (data ?? []).map(({ key }) => Date.parse(key) / 1000), [data]);
+  const values = useMemo(() => (data ?? []).map(({ arrivals }) => arrivals), [data]);
+  const series = useMemo(() => [{ label: "Arrivals", colour: "--bad", values }], [values]);
+  const come = values.reduce((sum, value) => sum + value, 0);
+  return <Chart times={times} series={series} height={32} isSparkline summary={`${count(come)} in 24 hours`} />;
+};
+
+export const Groups = () => {
+  const filter = useSearch({ from: "/groups" });
+  const { interval } = useLive();
+  const [change, setChange] = useState<Change>();
+  const isValid = Object.keys(problemsOf(filter)).length === 0;
+  const groups = useQuery({
+    queryKey: ["groups", filter],
+    queryFn: ({ signal }) => {
+      const params = toParams(toApi(filter));
+      params.set("limit", String(most));
+      return api.groups({ params, signal });
+    },
+    enabled: isValid,
+    refetchInterval: interval,
+  });
+  return (
+    <>
+      <h1>Groups</h1>
+      <FilterBar filter={filter} to="/groups" />
+      {isValid ? (
+        <Answer query={groups} what="the groups">
+          {(found) =>
+            found.length === 0 ? (
+              <Empty title="No dead letters match.">Groups are made of pending dead letters.</Empty>
+            ) : (
+              <ul className="plain groups">
+                {found.map((group) => (
+                  <Row key={group.fingerprint} group={group} onChange={setChange} />
+                ))}
+                {found.length === most ? <li className="hint">The {most} most frequent ones; the filter has others.</li> : null}
+              </ul>
+            )
+          }
+        </Answer>
+      ) : null}
+      {change === undefined ? null : <ChangeDialog change={change} onClose={() => setChange(undefined)} />}
+    </>
+  );
+};
+
+const Row = ({ group, onChange }: { readonly group: Group; readonly onChange: (change: Change) => void }) => {
+  const { count: many, fingerprint, first, last, message, newestId, reason, tenants, type } = group;
+  const { mayChange, tenant } = useSession();
+  const filter = { fingerprint };
+  return (
+    <li className="card group">
+      <div className="group-what">
+        <p className="group-name">
+          <Link to="/letters" search={{ fingerprint }}>
+            {type}
+          </Link>{" "}
+          <Chip>{reason}</Chip>
+        </p>
+        <p className="mono clip2">{message ?? "no error text"}</p>
+        <p className="hint">
+          first <Ago at={first} />, last{" "}
+          <Link to="/letters/$id" params={{ id: newestId }}>
+            <Ago at={last} />
+          </Link>
+          {tenant === null && tenants > 1 ? `, in ${count(tenants)} tenants` : ""}
+        </p>
+      </div>
+      <Trend fingerprint={fingerprint} />
+      <p className="group-count">{count(many)}</p>
+      {mayChange ? (
+        <div className="group-actions">
+          <button type="button" onClick={() => onChange({ kind: "replay", filter })} aria-label={`Replay group ${type}`}>
+            Replay
+          </button>
+          <button
+            type="button"
+            className="danger"
+            onClick={() => onChange({ kind: "discard", filter })}
+            aria-label={`Discard group ${type}`}
+          >
+            Discard
+          </button>
+        </div>
+      ) : null}
+    </li>
+  );
+};
