@@ -27,7 +27,12 @@ const overview = createRoute({
   validateSearch: ({ window }: Record<string, unknown>): { readonly window?: string } =>
     typeof window === "string" ? { window } : {},
 });
-const groups = createRoute({ getParentRoute: () => root, path: "/groups", component: Groups, validateSearch: filterOf });
+const groups = createRoute({
+  getParentRoute: () => root,
+  path: "/groups",
+  component: Groups,
+  validateSearch: filterOf,
+});
 const letters = createRoute({
   getParentRoute: () => root,
   path: "/letters",

@@ -55,7 +55,9 @@ export const Groups = () => {
                 {found.map((group) => (
                   <Row key={group.fingerprint} group={group} onChange={setChange} />
                 ))}
-                {found.length === most ? <li className="hint">The {most} most frequent ones; the filter has others.</li> : null}
+                {found.length === most ? (
+                  <li className="hint">The {most} most frequent ones; the filter has others.</li>
+                ) : null}
               </ul>
             )
           }
@@ -92,7 +94,11 @@ const Row = ({ group, onChange }: { readonly group: Group; readonly onChange: (c
       <p className="group-count">{count(many)}</p>
       {mayChange ? (
         <div className="group-actions">
-          <button type="button" onClick={() => onChange({ kind: "replay", filter })} aria-label={`Replay group ${type}`}>
+          <button
+            type="button"
+            onClick={() => onChange({ kind: "replay", filter })}
+            aria-label={`Replay group ${type}`}
+          >
             Replay
           </button>
           <button

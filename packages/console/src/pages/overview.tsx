@@ -9,7 +9,8 @@ import { Ago, Answer, count, Empty, span } from "../ui";
 
 const windows = { "24h": 24, "3d": 72, "7d": 168, "30d": 720 } as const;
 type Window = keyof typeof windows;
-const windowOf = (text: string | undefined): Window => (text !== undefined && text in windows ? (text as Window) : "24h");
+const windowOf = (text: string | undefined): Window =>
+  text !== undefined && text in windows ? (text as Window) : "24h";
 
 const useStats = (by: "hour" | "type" | "reason", window: Window) => {
   const { interval } = useLive();

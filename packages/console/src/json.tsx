@@ -1,0 +1,60 @@
+/** JSON: as a tree to look at, as a text to edit, and as the difference of two. */
+import { diffJson } from "diff";
+import { allExpanded, JsonView } from "react-json-view-lite";
+import "react-json-view-lite/dist/index.css";
+
+const plain = {
+  container: "json",
+  basicChildStyle: "json-child",
+  childFieldsContainer: "json-children",
+  label: "json-label",
+  clickableLabel: "json-label",
+  nullValue: "json-null",
+  undefinedValue: "json-null",
+  stringValue: "json-string",
+  booleanValue: "json-number",
+  numberValue: "json-number",
+  otherValue: "json-null",
+  punctuation: "json-mark",
+  expandIcon: "json-icon closed",
+  collapseIcon: "json-icon open",
+  collapsedContent: "json-more",
+  noQuotesForStringValues: false,
+  quotesForFieldNames: false,
+  ariaLables: { collapseJson: "Close", expandJson: "Open" },
+  stringifyStringValues: true,
+};
+
+export const JsonTree = ({ value }: { readonly value: unknown }) =>
+  typeof value === "object" && value !== null ? (
+    <JsonView data={value} style={plain} shouldExpandNode={allExpanded} />
+  ) : (
+    <p className="json">{JSON.stringify(value)}</p>
+  );
+
+/** Which lines go and which come; null when there is no difference. */
+export const JsonDiff = ({ after, before }: { readonly before: unknown; readonly after: unknown }) => {
+  const parts = diffJson(asObject(before), asObject(after));
+  if (parts.every(({ added, removed }) => !added && !removed)) return <p className="hint">It is the same payload.</p>;
+  const lines = parts.flatMap(({ added, removed, value }) =>
+    value
+      .replace(/\n$/u, "")
+      .split("\n")
+      .map((text) => ({ text, kind: added ? "added" : removed ? "removed" : "same" })),
+  );
+  return (
+    // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reached without a mouse.
+    <pre className="diff" tabIndex={0} role="region" aria-label="What the edit changes">
+      {lines.map(({ kind, text }, index) => (
+        <span key={index} className={kind}>
+          {kind === "added" ? "+ " : kind === "removed" ? "- " : "  "}
+          {text}
+          {"\n"}
+        </span>
+      ))}
+    </pre>
+  );
+};
+
+const asObject = (value: unknown): object | string =>
+  typeof value === "object" && value !== null ? value : JSON.stringify(value);
