@@ -99,19 +99,21 @@ export const FilterBar = ({
           </div>
         ) : null}
       </div>
-      <details open={isOpen}>
-        <summary>More</summary>
-        <div className="fields">{more.filter(mayAsk).map(input)}</div>
-      </details>
-      <div className="buttons">
-        {Object.keys(filter).length > 0 ? (
-          <button type="button" onClick={() => navigate({ to, search: {} })}>
-            Clear
+      <div className="filter-foot">
+        <details open={isOpen}>
+          <summary>More</summary>
+          <div className="fields">{more.filter(mayAsk).map(input)}</div>
+        </details>
+        <div className="buttons">
+          {Object.keys(filter).length > 0 ? (
+            <button type="button" onClick={() => navigate({ to, search: {} })}>
+              Clear
+            </button>
+          ) : null}
+          <button type="submit" className="primary">
+            Filter
           </button>
-        ) : null}
-        <button type="submit" className="primary">
-          Filter
-        </button>
+        </div>
       </div>
     </form>
   );

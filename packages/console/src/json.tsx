@@ -21,7 +21,7 @@ const plain = {
   collapsedContent: "json-more",
   noQuotesForStringValues: false,
   quotesForFieldNames: false,
-  ariaLables: { collapseJson: "Close", expandJson: "Open" },
+  ariaLables: { collapseJson: "Collapse", expandJson: "Expand" },
   stringifyStringValues: true,
 };
 

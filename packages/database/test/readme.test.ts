@@ -22,6 +22,7 @@ import { maxDepth } from "../src/json.js";
 import { JobDlqReason, JobStatus } from "../src/models.js";
 import { DatabaseService } from "../src/repos.js";
 import { databaseError } from "../src/sql-state.js";
+import { isFull } from "./support/campaign.js";
 import { type Ended, interrupted, root, run, succeed } from "./support/command.js";
 import { compilerOptions, diagnosticsOf } from "./support/compile.js";
 import { deadJob, newTenant, TestDatabase, TestUrl, urlAs } from "./support/database.js";
@@ -238,7 +239,7 @@ const commands: ReadonlyArray<Runner> = [
     form: /^pnpm exec nx run-many -t ((?:\w+ ?)+)$/,
     check: ([line, targets = ""]) =>
       Effect.sync(() => {
-        for (const name of ["database", "jobs", "postgres"]) {
+        for (const name of ["console", "database", "jobs", "operator", "postgres"]) {
           for (const target of targets.split(" ")) assert.property(manifest(name).scripts, target, line);
         }
       }),
@@ -414,7 +415,7 @@ layer(TestDatabase, { excludeTestServices: true })("the documents", (it) => {
       patience,
     );
 
-    it.scoped(
+    it.scoped.runIf(isFull)(
       "npm run demo prints the quoted lines, in their order",
       () =>
         Effect.gen(function* () {

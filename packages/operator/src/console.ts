@@ -73,7 +73,7 @@ export const console = Command.make(
           const name = host.includes(":") ? `[${host}]` : host;
           yield* note(
             pages === undefined
-              ? "The console's pages were not built, so there is only the API."
+              ? "The console's pages were not built, so there is only the API; npm run build makes them."
               : `The console is at http://${name}:${at}`,
           );
           yield* note(`The API is at http://${name}:${at}/api/v1, documented at http://${name}:${at}/api/v1/docs.`);

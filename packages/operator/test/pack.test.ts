@@ -7,6 +7,7 @@ import { isFull } from "../../database/test/support/campaign.js";
 import { run, succeed } from "../../database/test/support/command.js";
 import { deadJob, newTenant, TestDatabase, TestUrl } from "../../database/test/support/database.js";
 import { install, strangers } from "../../database/test/support/pack.js";
+import { start } from "../../database/test/support/process.js";
 
 layer(TestDatabase, { excludeTestServices: true })("a packed package", (it) => {
   // Packing and installing takes minutes.
@@ -25,6 +26,13 @@ layer(TestDatabase, { excludeTestServices: true })("a packed package", (it) => {
         assert.include(yield* succeed(dlq, ["list"], { cwd: folder, env }), id);
         assert.include(yield* succeed(dlq, ["replay", id, "--yes"], { cwd: folder, env }), "1 replayed");
         assert.strictEqual((yield* run(dlq, ["replay", id, "--yes"], { cwd: folder, env })).code, 3);
+        // The console is in it.
+        const served = yield* start(dlq, ["console", "--port", "0"], env);
+        yield* served.saysOnStderr("The console is at");
+        const [url = ""] = /http:\/\/127\.0\.0\.1:\d+/u.exec(served.output()) ?? [];
+        const page = yield* Effect.promise(() => fetch(url).then((answer) => answer.text()));
+        const [, script = ""] = /src="(\/assets\/[^"]+\.js)"/u.exec(page) ?? [];
+        assert.strictEqual((yield* Effect.promise(() => fetch(`${url}${script}`))).status, 200, page);
       }),
     600_000,
   );

@@ -96,28 +96,46 @@ const List = ({ filter }: { readonly filter: Filter }) => {
     refetchInterval: interval,
   });
   const found = useMemo(() => pages.data?.pages.flatMap(({ items }) => items), [pages.data]);
+  // Here, and not in the table: the change may take its last row.
+  const [change, setChange] = useState<Change>();
+  const [changes, setChanges] = useState(0);
+  const isFiltered = Object.keys(filter).length > 0;
   return (
-    <Answer query={{ data: found, error: pages.error }} what="the dead letters">
-      {(items) =>
-        items.length === 0 ? (
-          <Empty title={Object.keys(filter).length === 0 ? "The queue is empty." : "No dead letters match."}>
-            {Object.keys(filter).length === 0
-              ? "New dead letters appear here by themselves."
-              : "Take something out of the filter, or ask for another state."}
-          </Empty>
-        ) : (
-          <Table
-            filter={filter}
-            items={items}
-            total={total.data?.count}
-            hasMore={pages.hasNextPage}
-            onEnd={() => {
-              if (pages.hasNextPage && !pages.isFetching) pages.fetchNextPage();
-            }}
-          />
-        )
-      }
-    </Answer>
+    <>
+      <Answer query={{ data: found, error: pages.error }} what="the dead letters">
+        {(items) =>
+          items.length === 0 ? (
+            <Empty title={isFiltered ? "No dead letters match." : "The queue is empty."}>
+              {isFiltered
+                ? "Take something out of the filter, or ask for another state."
+                : "New dead letters appear here by themselves."}
+            </Empty>
+          ) : (
+            <Table
+              // After a change nothing is selected.
+              key={changes}
+              filter={filter}
+              items={items}
+              total={total.data?.count}
+              hasMore={pages.hasNextPage}
+              onChange={setChange}
+              onEnd={() => {
+                if (pages.hasNextPage && !pages.isFetching) pages.fetchNextPage();
+              }}
+            />
+          )
+        }
+      </Answer>
+      {change === undefined ? null : (
+        <ChangeDialog
+          change={change}
+          onClose={() => {
+            setChange(undefined);
+            setChanges(changes + 1);
+          }}
+        />
+      )}
+    </>
   );
 };
 
@@ -127,16 +145,16 @@ interface TableProps {
   /** How many match; undefined while that is not known. */
   readonly total: number | undefined;
   readonly hasMore: boolean;
+  readonly onChange: (change: Change) => void;
   readonly onEnd: () => void;
 }
 
-const Table = ({ filter, hasMore, items, onEnd, total }: TableProps) => {
+const Table = ({ filter, hasMore, items, onChange, onEnd, total }: TableProps) => {
   const { mayChange } = useSession();
   const navigate = useNavigate();
   const [selected, setSelected] = useState<RowSelectionState>({});
   const [isAll, setAll] = useState(false);
   const [active, setActive] = useState(0);
-  const [change, setChange] = useState<Change>();
   const scroller = useRef<HTMLDivElement>(null);
   const data = useMemo(() => [...items], [items]);
   const table = useReactTable({
@@ -233,10 +251,10 @@ const Table = ({ filter, hasMore, items, onEnd, total }: TableProps) => {
                 Select all {count(total)} that match
               </button>
             ) : null}
-            <button type="button" className="primary" onClick={() => setChange({ kind: "replay", filter: target })}>
+            <button type="button" className="primary" onClick={() => onChange({ kind: "replay", filter: target })}>
               Replay …
             </button>
-            <button type="button" className="danger" onClick={() => setChange({ kind: "discard", filter: target })}>
+            <button type="button" className="danger" onClick={() => onChange({ kind: "discard", filter: target })}>
               Discard …
             </button>
             <button
@@ -292,16 +310,6 @@ const Table = ({ filter, hasMore, items, onEnd, total }: TableProps) => {
           </div>
         </div>
       </div>
-      {change === undefined ? null : (
-        <ChangeDialog
-          change={change}
-          onClose={() => {
-            setChange(undefined);
-            setSelected({});
-            setAll(false);
-          }}
-        />
-      )}
     </>
   );
 };

@@ -28,11 +28,15 @@ const pack = (name: string, into: string) =>
         await fs.cp(join(root, file), join(into, file));
       }
       await fs.symlink(join(root, "node_modules"), join(into, "node_modules"));
-      await fs.cp(join(root, "packages", name), join(into, "packages", name), {
-        recursive: true,
-        filter: (source) => !/^(node_modules|dist|artifacts)\b/.test(relative(join(root, "packages", name), source)),
-      });
-      await fs.symlink(join(root, "packages", name, "node_modules"), join(into, "packages", name, "node_modules"));
+      // The command brings the console with it.
+      for (const one of name === "operator" ? [name, "console"] : [name]) {
+        const from = join(root, "packages", one);
+        await fs.cp(from, join(into, "packages", one), {
+          recursive: true,
+          filter: (source) => !/^(node_modules|dist|artifacts)\b/.test(relative(from, source)),
+        });
+        await fs.symlink(join(from, "node_modules"), join(into, "packages", one, "node_modules"));
+      }
     });
     const tarballs = join(into, "tarballs");
     yield* succeed("npx", ["--yes", packageManager, "pack", "--pack-destination", tarballs], {
@@ -147,5 +151,6 @@ export const strangers = (files: ReadonlyArray<string>) =>
   files.filter(
     (_) =>
       !/^(dist|src|migrations)\/.*\.(js|js\.map|d\.ts|ts)$/.test(_) &&
+      !/^dist\/console\/(index\.html|assets\/[\w-]+\.css)$/.test(_) &&
       !["package.json", "LICENSE", "README.md", "CHANGELOG.md"].includes(_),
   );

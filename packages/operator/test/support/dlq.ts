@@ -7,8 +7,8 @@ import * as Effect from "effect/Effect";
 import { type Environment, start } from "../../../database/test/support/process.js";
 import { bundle } from "../../bundle.mjs";
 
-/** As it is published, made anew for each file of tests. */
-const folder = fileURLToPath(new URL(`../../artifacts/dlq-${process.pid}`, import.meta.url));
+/** As it is published, made anew for each file of tests; what the console is made of belongs into its `console`. */
+export const folder = fileURLToPath(new URL(`../../artifacts/dlq-${process.pid}`, import.meta.url));
 const bundled = Effect.runSync(Effect.cached(Effect.promise(() => bundle(folder))));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
