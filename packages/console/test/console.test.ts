@@ -104,7 +104,7 @@ suite(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the co
         UPDATE job_dlq SET dlq_at = dlq_at - (ascii(right(id::text, 1)) * ascii(right(id::text, 2)) % 1200) * interval '1 minute'
         WHERE app_id = ${mine}::uuid`;
       for (const theme of ["light", "dark"] as const) {
-        for (const width of isFull ? [375, 1920] : [theme === "light" ? 1920 : 375]) {
+        for (const width of isFull ? [375, 1280, 1920] : [theme === "light" ? 1920 : 375]) {
           const page = yield* as("operator", "/", { theme, width });
           for (const [name, path, says] of pages) {
             yield* does(async () => {
