@@ -689,7 +689,7 @@ layer(TestDatabase, { excludeTestServices: true })("the documents", (it) => {
     it("of environment variables has every one that the sources read", () => {
       // What is read to find the ways of the machine itself, and is nobody's to set for us.
       const surroundings = new Set(["PATH", "XDG_RUNTIME_DIR", "NODE_OPTIONS", "HOME", "TMPDIR"]);
-      const read = ["database/src", "jobs/src", "postgres/src", "database/test/support"]
+      const read = ["database/src", "jobs/src", "operator/src", "postgres/src", "database/test/support", "console/test"]
         .map((_) => `packages/${_}`)
         .flatMap((folder) =>
           fs

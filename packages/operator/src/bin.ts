@@ -6,10 +6,12 @@ import * as ValidationError from "@effect/cli/ValidationError";
 import * as NodeContext from "@effect/platform-node/NodeContext";
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime";
 import * as Cause from "effect/Cause";
+import * as ConfigProvider from "effect/ConfigProvider";
 import * as Effect from "effect/Effect";
 import * as Logger from "effect/Logger";
 import { command } from "./command.js";
-import { codeOf, explain } from "./failure.js";
+import * as Embedded from "./embedded.js";
+import { codeOf, Ended, explain } from "./failure.js";
 import { note } from "./output.js";
 
 const { version } = createRequire(import.meta.url)("@parametric-portal/operator/package.json") as { version: string };
@@ -17,11 +19,28 @@ const { version } = createRequire(import.meta.url)("@parametric-portal/operator/
 // A reader that has enough (head) closes the pipe. It ends as a program does that the signal for that ends: not done, nothing to say.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 141 : 1));
 
-Command.run(command, { name: "dlq", version })(process.argv).pipe(
+const [node = "", script = "", ...words] = process.argv;
+const run = Command.run(command, { name: "dlq", version });
+
+const program = Effect.gen(function* () {
+  if (words[0] === Embedded.inside) {
+    yield* Embedded.example;
+    const tenant = ConfigProvider.fromMap(new Map([["DLQ_TENANT", Embedded.defaultTenant]]));
+    return yield* Effect.withConfigProvider(
+      run([node, script, ...words.slice(1)]),
+      ConfigProvider.orElse(tenant, ConfigProvider.fromEnv),
+    );
+  }
+  if (!words.includes("--embedded")) return yield* run(process.argv);
+  const code = yield* Embedded.rerun(words.filter((word) => word !== "--embedded"));
+  if (code !== 0) return yield* new Ended({ code });
+});
+
+program.pipe(
   // Wrong flags are told by the parser itself.
   Effect.tapErrorCause((cause) => {
     const error = Cause.squash(cause);
-    return Cause.isInterruptedOnly(cause) || ValidationError.isValidationError(error)
+    return Cause.isInterruptedOnly(cause) || ValidationError.isValidationError(error) || error instanceof Ended
       ? Effect.void
       : note(explain(error));
   }),

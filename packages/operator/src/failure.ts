@@ -28,6 +28,9 @@ export class Failed extends S.TaggedError<Failed>()("Failed", { reason: S.String
   }
 }
 
+/** The same command ended so on a server of its own, and has said why. */
+export class Ended extends S.TaggedError<Ended>()("Ended", { code: S.Int }) {}
+
 const tagOf = (error: unknown) =>
   typeof error === "object" && error !== null ? (Reflect.get(error, "_tag") as unknown) : undefined;
 
@@ -49,6 +52,7 @@ export const codeOf = (exit: Exit.Exit<unknown, unknown>): number => {
   if (Cause.isInterruptedOnly(exit.cause)) return 130;
   const error = Cause.squash(exit.cause);
   if (ValidationError.isValidationError(error)) return 2;
+  if (error instanceof Ended) return error.code;
   switch (tagOf(error)) {
     case "WrongUsage":
     case "InvalidInput":
