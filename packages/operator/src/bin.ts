@@ -6,11 +6,9 @@ import * as ValidationError from "@effect/cli/ValidationError";
 import * as NodeContext from "@effect/platform-node/NodeContext";
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime";
 import * as Cause from "effect/Cause";
-import * as ConfigProvider from "effect/ConfigProvider";
 import * as Effect from "effect/Effect";
 import * as Logger from "effect/Logger";
 import { command } from "./command.js";
-import * as Embedded from "./embedded.js";
 import { codeOf, Ended, explain } from "./failure.js";
 import { note } from "./output.js";
 
@@ -22,19 +20,13 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.
 const [node = "", script = "", ...words] = process.argv;
 const run = Command.run(command, { name: "dlq", version });
 
-const program = Effect.gen(function* () {
-  if (words[0] === Embedded.inside) {
-    yield* Embedded.example;
-    const tenant = ConfigProvider.fromMap(new Map([["DLQ_TENANT", Embedded.defaultTenant]]));
-    return yield* Effect.withConfigProvider(
-      run([node, script, ...words.slice(1)]),
-      ConfigProvider.orElse(tenant, ConfigProvider.fromEnv),
-    );
-  }
-  if (!words.includes("--embedded")) return yield* run(process.argv);
-  const code = yield* Embedded.rerun(words.filter((word) => word !== "--embedded"));
-  if (code !== 0) return yield* new Ended({ code });
-});
+// Everything for it, the migrations among it, is loaded only then.
+const program = words.some((word) => /^--embedded(?:=|$)/u.test(word))
+  ? Effect.flatMap(
+      Effect.promise(() => import("./embedded.js")),
+      ({ embedded }) => embedded(words, (rest) => run([node, script, ...rest])),
+    )
+  : run(process.argv);
 
 program.pipe(
   // Wrong flags are told by the parser itself.

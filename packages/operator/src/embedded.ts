@@ -12,16 +12,17 @@ import * as SqlClient from "@effect/sql/SqlClient";
 import * as Client from "@parametric-portal/database/client";
 import * as Migrator from "@parametric-portal/database/migrator";
 import { DatabaseService } from "@parametric-portal/database/repos";
+import * as ConfigProvider from "effect/ConfigProvider";
 import * as Effect from "effect/Effect";
 import * as Logger from "effect/Logger";
 import * as LogLevel from "effect/LogLevel";
 import * as Option from "effect/Option";
 import * as Stream from "effect/Stream";
-import { Failed } from "./failure.js";
+import { Ended, Failed } from "./failure.js";
 import { layerDatabase } from "./options.js";
 
 /** The first argument of the process that runs on the server. */
-export const inside = "--on-the-embedded-server";
+export const inside = "--embedded=here";
 
 /** The executable that starts a server for a command. */
 const withPostgres = Effect.try({
@@ -38,7 +39,7 @@ const withPostgres = Effect.try({
 });
 
 /** Runs this program again, on a server of its own; comes back with its exit code. */
-export const rerun = (words: ReadonlyArray<string>) =>
+const rerun = (words: ReadonlyArray<string>) =>
   Effect.flatMap(withPostgres, (program) =>
     Effect.async<number>((resume) => {
       const own = [process.execPath, ...process.execArgv, process.argv[1] ?? "", inside, ...words];
@@ -64,7 +65,6 @@ const hour = 3_600_000;
 
 /** The tenants of the example; the first is the one that commands are about unless they say another. */
 const tenants = ["01900000-0000-7000-8000-0000000000a1", "01900000-0000-7000-8000-0000000000b2"] as const;
-export const defaultTenant = tenants[0];
 
 const failures = [
   {
@@ -100,7 +100,7 @@ const failures = [
 ] as const;
 
 /** Migrates the server, and fills it with what a bad night leaves. */
-export const example = Effect.gen(function* () {
+const example = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;
   const used = yield* sql`SELECT 1 WHERE to_regclass('apps') IS NOT NULL`;
   if (used.length > 0) {
@@ -148,3 +148,21 @@ export const example = Effect.gen(function* () {
     db.jobDlq.discard({ type: "crm.sync" }, { ...night, reason: "the integration is gone", limit: 2 }),
   );
 }).pipe(Effect.provide(layerDatabase));
+
+/** Runs a command on a server of its own: this program again, which fills the server and then runs the command there. */
+export const embedded = <E, R>(
+  words: ReadonlyArray<string>,
+  run: (words: ReadonlyArray<string>) => Effect.Effect<void, E, R>,
+) =>
+  Effect.gen(function* () {
+    if (words[0] === inside) {
+      yield* example;
+      const tenant = ConfigProvider.fromMap(new Map([["DLQ_TENANT", tenants[0]]]));
+      return yield* Effect.withConfigProvider(
+        run(words.slice(1)),
+        ConfigProvider.orElse(tenant, () => ConfigProvider.fromEnv()),
+      );
+    }
+    const code = yield* rerun(words.filter((word) => word !== "--embedded"));
+    if (code !== 0) return yield* new Ended({ code });
+  });
