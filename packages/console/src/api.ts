@@ -125,6 +125,7 @@ export async function* eventsOf(
       yield { event: value.event ?? "message", id: value.id, data: JSON.parse(value.data) };
     }
   } finally {
-    reader.releaseLock();
+    // Who has heard enough hangs up.
+    await reader.cancel().catch(() => undefined);
   }
 }

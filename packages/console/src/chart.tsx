@@ -20,7 +20,9 @@ interface ChartProps {
   readonly summary: string;
 }
 
-const colourOf = (name: string) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+// Asked for at each drawing: the theme may be another one by then.
+const colourOf = (name: string) => () => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const darkness = matchMedia("(prefers-color-scheme: dark)");
 
 export const Chart = ({ height, isSparkline = false, series, summary, times }: ChartProps) => {
   const place = useRef<HTMLDivElement>(null);
@@ -46,7 +48,7 @@ export const Chart = ({ height, isSparkline = false, series, summary, times }: C
             stroke: colourOf(colour),
             width: isSparkline ? 1.5 : 2,
             points: { show: false },
-            ...(isSparkline ? {} : { fill: `${colourOf(colour)}22` }),
+            ...(isSparkline ? {} : { fill: () => `${colourOf(colour)()}22` }),
           })),
         ],
       },
@@ -55,12 +57,14 @@ export const Chart = ({ height, isSparkline = false, series, summary, times }: C
     );
     const resized = new ResizeObserver(() => chart.setSize({ width: element.clientWidth, height }));
     resized.observe(element);
-    // Its colours are the theme's.
-    const themed = new MutationObserver(() => chart.redraw());
+    const redraw = () => chart.redraw();
+    darkness.addEventListener("change", redraw);
+    const themed = new MutationObserver(redraw);
     themed.observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
     return () => {
       resized.disconnect();
       themed.disconnect();
+      darkness.removeEventListener("change", redraw);
       chart.destroy();
     };
   }, [height, isSparkline, series, times]);

@@ -25,9 +25,12 @@ const plain = {
   stringifyStringValues: true,
 };
 
+/** What takes long to draw, and is not read at a glance either. */
+const isLarge = (value: unknown) => JSON.stringify(value).length > 20_000;
+
 export const JsonTree = ({ value }: { readonly value: unknown }) =>
   typeof value === "object" && value !== null ? (
-    <JsonView data={value} style={plain} shouldExpandNode={allExpanded} />
+    <JsonView data={value} style={plain} shouldExpandNode={isLarge(value) ? (level) => level < 1 : allExpanded} />
   ) : (
     <p className="json">{JSON.stringify(value)}</p>
   );

@@ -1,5 +1,5 @@
 /** What comes while the page is open: the server tells each arrival, and what others change is asked for again and again. */
-import { useQueryClient } from "@tanstack/react-query";
+import { type QueryKey, useQueryClient } from "@tanstack/react-query";
 import { createContext, type ReactNode, useContext, useEffect, useState } from "react";
 import { eventsOf, Problem } from "./api";
 
@@ -13,6 +13,20 @@ interface Live {
 }
 const Context = createContext<Live>({ isLive: false, setLive: () => {}, isConnected: false, interval: false });
 export const useLive = (): Live => useContext(Context);
+
+/** A list that was read this far stays as it is: to ask for all of it each time would be many requests, and would move it. */
+const mostFollowedPages = 4;
+
+const isFollowed = ({ queryKey, state }: { readonly queryKey: QueryKey; readonly state: { readonly data: unknown } }) =>
+  queryKey[0] !== "me" && pagesOf(state.data) <= mostFollowedPages;
+const pagesOf = (data: unknown) =>
+  (data as { readonly pages?: ReadonlyArray<unknown> } | undefined)?.pages?.length ?? 0;
+
+/** How often a list asks again: as often as the page does, but for one that was read far. */
+export const listInterval =
+  (interval: number | false) =>
+  ({ state }: { readonly state: { readonly data: unknown } }) =>
+    pagesOf(state.data) <= mostFollowedPages ? interval : false;
 
 const wait = (millis: number, signal: AbortSignal) =>
   new Promise<void>((resume) => {
@@ -39,7 +53,7 @@ export const LiveUpdates = ({ children }: { readonly children: ReactNode }) => {
       isDue = true;
       setTimeout(() => {
         isDue = false;
-        if (!signal.aborted) queries.invalidateQueries({ predicate: ({ queryKey }) => queryKey[0] !== "me" });
+        if (!signal.aborted) queries.invalidateQueries({ predicate: isFollowed });
       }, 1000);
     };
     const follow = async () => {

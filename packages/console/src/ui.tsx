@@ -1,6 +1,6 @@
 /** What every page is made of. */
 import { Link } from "@tanstack/react-router";
-import { type ReactNode, useEffect, useId, useRef, useState } from "react";
+import { type ReactNode, useEffect, useId, useRef, useState, useSyncExternalStore } from "react";
 import { Problem } from "./api";
 
 // --- states ------------------------------------------------------------------
@@ -67,8 +67,16 @@ export const span = (seconds: number): string => {
 
 const exact = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
 
+const everyTenSeconds = (tick: () => void) => {
+  const timer = setInterval(tick, 10_000);
+  return () => clearInterval(timer);
+};
+/** Changes every ten seconds, so that an age is told anew. */
+const nowInSteps = () => Math.floor(Date.now() / 10_000);
+
 /** A moment, as how long ago it was; exact when it is pointed at. */
 export const Ago = ({ at }: { readonly at: string | number }) => {
+  useSyncExternalStore(everyTenSeconds, nowInSteps);
   const date = new Date(at);
   if (Number.isNaN(date.getTime())) return <span>{String(at)}</span>;
   const seconds = (Date.now() - date.getTime()) / 1000;

@@ -30,12 +30,15 @@ suite(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the co
   const stack = "Error: connect ETIMEDOUT 10.0.0.7:25\n    at mail (/app/mail.js:12:3)\n    at run (/app/run.js:4:1)";
 
   /** Starts `dlq console` on a port, and comes back when it listens. */
-  const serve = (port: number, tokens: ReadonlyArray<unknown>) =>
+  const serve = (port: number, tokens?: ReadonlyArray<unknown>) =>
     Effect.gen(function* () {
       yield* built;
-      const environment = { ...withUrl(yield* TestUrl), DLQ_TOKENS: JSON.stringify(tokens) };
+      const environment = {
+        ...withUrl(yield* TestUrl),
+        ...(tokens === undefined ? {} : { DLQ_TOKENS: JSON.stringify(tokens) }),
+      };
       const served = yield* startDlq(["console", "--port", String(port)], environment);
-      yield* served.saysOnStderr("known");
+      yield* served.saysOnStderr(tokens === undefined ? "administrator" : "known");
       return served;
     });
 
@@ -388,6 +391,21 @@ suite(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the co
         await page.getByRole("button", { name: "Sign out" }).click();
         await page.getByLabel("Your token").waitFor();
         assert.isNull(await page.evaluate(() => sessionStorage.getItem("dlq-token")));
+      });
+    }),
+  );
+
+  it.scoped("needs no token where the server has none, and then has every tenant", () =>
+    Effect.gen(function* () {
+      const { chromium } = yield* filled;
+      const port = yield* freePort;
+      yield* serve(port);
+      const page = yield* open(chromium, `http://localhost:${port}/letters?type=invoice.*`);
+      yield* does(async () => {
+        await page.getByText("local · admin").waitFor();
+        await page.locator(".row").getByRole("link").first().click();
+        await page.getByText("ParseError: total is missing").first().waitFor();
+        assert.strictEqual(await page.getByRole("button", { name: "Sign out" }).count(), 0);
       });
     }),
   );

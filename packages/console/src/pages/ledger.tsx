@@ -4,7 +4,7 @@ import { useNavigate, useSearch } from "@tanstack/react-router";
 import { useId, useState } from "react";
 import { api, type LedgerEvent } from "../api";
 import { JsonTree } from "../json";
-import { useLive } from "../live";
+import { listInterval, useLive } from "../live";
 import { useSession } from "../session";
 import { Ago, Answer, Chip, count, Dialog, Empty, LetterLink, letters, Trouble } from "../ui";
 
@@ -31,7 +31,7 @@ export const Ledger = () => {
     },
     initialPageParam: "",
     getNextPageParam: ({ next }) => next ?? undefined,
-    refetchInterval: interval,
+    refetchInterval: listInterval(interval),
   });
   const found = pages.data?.pages.flatMap(({ items }) => items);
   const chosen = (found ?? [])

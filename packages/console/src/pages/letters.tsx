@@ -14,7 +14,7 @@ import { api, type Letter } from "../api";
 import { type Change, ChangeDialog } from "../change";
 import { type Filter, problemsOf, toApi, toParams } from "../filter";
 import { FilterBar, isTyping } from "../filter-bar";
-import { useLive } from "../live";
+import { listInterval, useLive } from "../live";
 import { useSession } from "../session";
 import { Ago, Answer, Chip, count, Empty, LetterLink, letters as lettersOf } from "../ui";
 
@@ -88,7 +88,7 @@ const List = ({ filter }: { readonly filter: Filter }) => {
     },
     initialPageParam: "",
     getNextPageParam: ({ next }) => next ?? undefined,
-    refetchInterval: interval,
+    refetchInterval: listInterval(interval),
   });
   const total = useQuery({
     queryKey: ["preview", filter],
