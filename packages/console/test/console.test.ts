@@ -533,6 +533,10 @@ suite(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the co
         await page.locator(".chart canvas").waitFor();
         await page.goto(at("/letters"));
         await page.getByText("125 dead letters").waitFor();
+        // The page that documents the API has a stricter one yet.
+        await page.goto(at("/api/v1/docs"));
+        await page.getByText("/api/v1/letters/{id}/raw").waitFor();
+        await picture(page, "api-docs");
         assert.deepStrictEqual(refused, []);
       });
     }),

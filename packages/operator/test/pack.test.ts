@@ -15,7 +15,7 @@ layer(TestDatabase, { excludeTestServices: true })("a packed package", (it) => {
     "operator: installed elsewhere, dlq runs",
     () =>
       Effect.gen(function* () {
-        const { files, folder, manifest } = yield* install("operator", "database");
+        const { files, folder, manifest } = yield* install("operator", "database", "postgres");
         assert.deepStrictEqual(strangers(files), []);
         assert.includeMembers([...files], ["LICENSE", "README.md", "package.json", "dist/bin.js"]);
         const dlq = join(folder, "node_modules/.bin/dlq");
@@ -26,6 +26,8 @@ layer(TestDatabase, { excludeTestServices: true })("a packed package", (it) => {
         assert.include(yield* succeed(dlq, ["list"], { cwd: folder, env }), id);
         assert.include(yield* succeed(dlq, ["replay", id, "--yes"], { cwd: folder, env }), "1 replayed");
         assert.strictEqual((yield* run(dlq, ["replay", id, "--yes"], { cwd: folder, env })).code, 3);
+        const tried = yield* run(dlq, ["--embedded", "groups"], { cwd: folder, env: {} });
+        assert.deepStrictEqual([tried.code, tried.stdout.includes("webhook.deliver")], [0, true], tried.stderr);
         // The console is in it.
         const served = yield* start(dlq, ["console", "--port", "0"], env);
         yield* served.saysOnStderr("The console is at");

@@ -68,9 +68,9 @@ export const install = (name: string, ...dependencies: ReadonlyArray<string>) =>
     const versionOf = yield* catalog;
     const { peerDependencies } = yield* decodeManifest(yield* read(root, "packages", name, "package.json"));
     const quiet = ["--no-audit", "--no-fund", "--prefer-offline", "--prefix", folder];
-    yield* succeed("npm", ["install", ...quiet, ...tarballs, ...Object.keys(peerDependencies).map(versionOf)], {
-      cwd: folder,
-    });
+    // Our own come as tarballs, if they are asked for.
+    const peers = Object.keys(peerDependencies).filter((peer) => !peer.startsWith("@parametric-portal/"));
+    yield* succeed("npm", ["install", ...quiet, ...tarballs, ...peers.map(versionOf)], { cwd: folder });
     // Nothing is missing, and no two packages disagree about a peer.
     yield* succeed("npm", ["ls", "--all", "--prefix", folder], { cwd: folder });
     const installed = join(folder, "node_modules/@parametric-portal", name);

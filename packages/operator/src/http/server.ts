@@ -127,6 +127,8 @@ const guarded = (isLocal: boolean, maxBodyBytes: number, pages: Pages.Pages | un
           );
         }
       }
+      // Every browser asks for it, and there is none.
+      if (request.url === "/favicon.ico") return HttpServerResponse.empty();
       if (pages !== undefined && request.method === "GET" && !request.url.startsWith("/api/")) {
         const page = Pages.answer(pages, request.url, request.headers["accept-encoding"] ?? "");
         if (page !== undefined) return page;
