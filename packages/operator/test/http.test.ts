@@ -3,6 +3,7 @@ import { randomUUID } from "node:crypto";
 import { type IncomingMessage, request } from "node:http";
 import * as FetchHttpClient from "@effect/platform/FetchHttpClient";
 import * as HttpServer from "@effect/platform/HttpServer";
+import * as SqlClient from "@effect/sql/SqlClient";
 import { assert, layer } from "@effect/vitest";
 import * as Client from "@parametric-portal/database/client";
 import { beginning } from "@parametric-portal/database/job-dlq/changes";
@@ -37,6 +38,8 @@ const ask = (port: number, path: string, { body, headers = {}, method, raw, toke
   Effect.async<{
     readonly status: number;
     readonly type: string;
+    /** As it came. */
+    readonly raw: string;
     // biome-ignore lint/suspicious/noExplicitAny: what the wire brings; each test says what it expects of it.
     readonly body: any;
     readonly headers: Readonly<Record<string, unknown>>;
@@ -67,7 +70,8 @@ const ask = (port: number, path: string, { body, headers = {}, method, raw, toke
             Effect.succeed({
               status: response.statusCode ?? 0,
               type,
-              body: /json/u.test(type) ? JSON.parse(said) : said,
+              raw: said,
+              body: /\+json|\/json/u.test(type) ? JSON.parse(said) : said,
               headers: response.headers,
             }),
           );
@@ -118,6 +122,8 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the AP
     readonly least: Role;
     readonly path: string;
     readonly body?: unknown;
+    readonly raw?: string;
+    readonly headers?: Readonly<Record<string, string>>;
     readonly status?: number;
   }> = [
     { least: "viewer", path: "/me" },
@@ -129,11 +135,13 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the AP
     { least: "viewer", path: "/groups" },
     { least: "viewer", path: "/stats?by=type" },
     { least: "viewer", path: "/events" },
+    { least: "operator", path: "/export" },
     // Without Accept it answers at once.
     { least: "viewer", path: "/changes", status: 400 },
     { least: "operator", path: "/replay", body: { filter } },
     { least: "operator", path: "/discard", body: { filter, reason: "test" } },
     { least: "operator", path: "/restore", body: { eventIds: [nothing] } },
+    { least: "operator", path: "/import", raw: "\n", headers: { "content-type": "application/x-ndjson" } },
     { least: "admin", path: "/purge", body: { olderThanDays: 3650 } },
     { least: "admin", path: "/retain", body: { replayed: 3650 } },
     { least: "admin", path: "/erase", body: { filter } },
@@ -152,18 +160,54 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the AP
       const known = ({ least, path }: (typeof routes)[number]) =>
         `/api/v1${pattern(path)} ${path.endsWith("/raw") ? "viewer" : least}`;
       assert.deepStrictEqual(told.sort(), routes.map(known).sort(), "every route is here, and its role is told");
-      for (const { body, least, path, status = 200 } of routes) {
+      for (const { least, path, status = 200, ...asked } of routes) {
         for (const role of roles) {
-          const answer = yield* ask(port, `/api/v1${path}`, { body, token: tokenOf(role) });
+          const answer = yield* ask(port, `/api/v1${path}`, { ...asked, token: tokenOf(role) });
           const isAllowed = roles.indexOf(role) >= roles.indexOf(least);
           assert.strictEqual(answer.status, isAllowed ? status : 403, `${role} ${path} ${JSON.stringify(answer.body)}`);
           if (answer.status >= 400) assert.strictEqual(answer.type, "application/problem+json");
         }
         for (const token of [undefined, "", "unknown", "late", hashOf("all")]) {
-          const answer = yield* ask(port, `/api/v1${path}`, { body, token });
+          const answer = yield* ask(port, `/api/v1${path}`, { ...asked, token });
           assert.deepStrictEqual([answer.status, answer.type], [401, "application/problem+json"], `${token} ${path}`);
         }
       }
+    }),
+  );
+
+  it.scoped("exports what an import takes in again: exact, once, and of the token's tenant only", () =>
+    Effect.gen(function* () {
+      const { db, dead, foreign, mine, port, theirs, tokenOf } = yield* filled;
+      const token = tokenOf("operator");
+      yield* Client.tenant(mine)(db.jobDlq.insertMany([letter(mine, { type: "exact", payload: { n: 1 } })]));
+      const [found] = (yield* Client.tenant(mine)(db.jobDlq.page({ type: "exact" }))).items;
+      const exact = found?.id ?? "";
+      const sql = yield* SqlClient.SqlClient;
+      yield* sql`UPDATE job_dlq SET payload = '{"n": 12345678901234567890.125}' WHERE id = ${exact}::uuid`;
+      const exported = yield* ask(port, "/api/v1/export?type=exact", { token });
+      assert.deepStrictEqual([exported.status, exported.type], [200, "application/x-ndjson"]);
+      const all = yield* ask(port, "/api/v1/export", { token });
+      const whole = exported.raw;
+      assert.include(whole, "12345678901234567890.125");
+      assert.include(all.raw, dead.id);
+      assert.notInclude(all.raw, foreign.id);
+      yield* sql`DELETE FROM job_dlq WHERE id = ${exact}::uuid`;
+      const send = (raw: string, as = token) =>
+        ask(port, "/api/v1/import", { raw, token: as, headers: { "content-type": "application/x-ndjson" } });
+      const first = yield* send(`${whole}no json\n`);
+      assert.deepInclude(first.body, { lines: 2, imported: 1, duplicates: 0, refused: 1 });
+      assert.lengthOf(first.body.problems, 1);
+      assert.deepInclude((yield* send(whole)).body, { lines: 1, imported: 0, duplicates: 1, refused: 0 });
+      assert.strictEqual((yield* ask(port, "/api/v1/export?type=exact", { token })).raw, whole);
+      // Another tenant's letters are taken in by nobody else.
+      assert.deepInclude((yield* send(whole, tokenOf("operator", theirs))).body, { imported: 0, refused: 1 });
+      assert.strictEqual((yield* ask(port, "/api/v1/import", { raw: whole, token })).status, 415);
+      assert.strictEqual((yield* ask(port, "/api/v1/export?since=nonsense", { token })).status, 400);
+      const { items } = yield* Client.tenant(mine)(db.jobDlq.events({ kind: "imported" }));
+      assert.deepStrictEqual(
+        items.map(({ actor, dlqId }) => [actor, dlqId]),
+        [[`operator of ${mine}`, exact]],
+      );
     }),
   );
 

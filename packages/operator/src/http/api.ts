@@ -157,6 +157,18 @@ export const Outcomes = S.Struct({
   outcomes: S.Record({ key: S.String, value: S.Int }),
 });
 
+/** Dead letters as `dlq export` writes them, one JSON object a line. */
+const Lines = HttpApiSchema.Text({ contentType: "application/x-ndjson" });
+
+/** What came of an import; `problems` are the first hundred lines that were refused, and why. */
+export const Imported = S.Struct({
+  lines: S.Int,
+  imported: S.Int,
+  duplicates: S.Int,
+  refused: S.Int,
+  problems: S.Array(S.String),
+});
+
 /** Server-sent events: `letter` for each dead letter as it comes, `progress`, `done`, `problem`. */
 const Events = HttpApiSchema.Text({ contentType: "text/event-stream" });
 
@@ -244,6 +256,17 @@ const reading = HttpApiGroup.make("reading")
       .annotateContext(says("viewer", "The ledger: who did what, the newest first, page by page.")),
   )
   .add(
+    HttpApiEndpoint.get("export", "/export")
+      .setUrlParams(S.Struct(filterParams))
+      .addSuccess(Lines)
+      .annotateContext(
+        says(
+          "operator",
+          "What the filter matches, exact, one JSON object a line. An answer that was not ended whole broke off: ask again.",
+        ),
+      ),
+  )
+  .add(
     HttpApiEndpoint.get("changes", "/changes")
       /** `after`: the id of an event of an earlier stream. Default: from now on. */
       .setUrlParams(S.Struct({ after: optional(S.NonEmptyString) }))
@@ -299,6 +322,17 @@ const changing = HttpApiGroup.make("changing")
       .addSuccess(S.Array(RestoreReceipt))
       .annotateContext(
         says("operator", "Brings back what the events of the ledger removed, with the outcome of each."),
+      ),
+  )
+  .add(
+    HttpApiEndpoint.post("import", "/import")
+      .setPayload(Lines)
+      .addSuccess(Imported)
+      .annotateContext(
+        says(
+          "operator",
+          "Takes in what an export wrote; each dead letter once, however often it is sent. What is longer than a body may be is sent in parts.",
+        ),
       ),
   )
   .add(

@@ -10,7 +10,7 @@ import * as HttpApiBuilder from "@effect/platform/HttpApiBuilder";
 import type * as HttpServerRequest from "@effect/platform/HttpServerRequest";
 import * as HttpServerResponse from "@effect/platform/HttpServerResponse";
 import * as Client from "@parametric-portal/database/client";
-import type { JobDlqFilter } from "@parametric-portal/database/job-dlq/filter";
+import { checkFilter, type JobDlqFilter } from "@parametric-portal/database/job-dlq/filter";
 import { JobDlqGroup } from "@parametric-portal/database/job-dlq/insight";
 import { JobDlqRound, JobHistory } from "@parametric-portal/database/job-dlq/lineage";
 import type { JobDlq } from "@parametric-portal/database/models";
@@ -236,6 +236,19 @@ export const reading = HttpApiBuilder.group(Api, "reading", (handlers) => {
         }),
       ),
     )
+    .handle("export", ({ urlParams }) =>
+      as("operator", (db, caller) =>
+        Effect.gen(function* () {
+          // Told before the answer begins, not in the middle of it.
+          const filter = yield* checkFilter("jobDlq.exportTo", yield* filterOf(caller, urlParams));
+          const pieces = db.jobDlq.exportTo(filter, { scope: caller.scope });
+          return HttpServerResponse.stream(
+            Stream.tapError(Stream.encodeText(pieces), (error) => Effect.logError("An export broke off", error)),
+            { contentType: "application/x-ndjson" },
+          );
+        }),
+      ),
+    )
     .handle("changes", ({ headers, request, urlParams }) =>
       as("viewer", (db, caller) =>
         Effect.gen(function* () {
@@ -291,6 +304,9 @@ const bulk = <E extends Tagged, R>(
     : Effect.map(Stream.runDrain(followed), () => latest);
 };
 
+/** Refused lines of an import that are told. */
+const mostProblems = 100;
+
 export const changing = HttpApiBuilder.group(Api, "changing", (handlers) =>
   handlers
     .handle("replay", ({ request, payload: { delayMillis, filter, limit, ratePerSecond, ...given } }) =>
@@ -308,6 +324,22 @@ export const changing = HttpApiBuilder.group(Api, "changing", (handlers) =>
     )
     .handle("restore", ({ payload: { eventIds, reason } }) =>
       as("operator", (db, { name }, inside) => inside(db.jobDlq.restore(eventIds, { actor: name, reason }))),
+    )
+    .handleRaw("import", ({ request }) =>
+      as("operator", (db, { name, scope }) =>
+        Effect.gen(function* () {
+          const body = Stream.mapError(request.stream, () => new BadRequest({ detail: "The body ended too early." }));
+          let last = { lines: 0, imported: 0, duplicates: 0, refused: 0 };
+          const said: Array<string> = [];
+          yield* Stream.runForEach(db.jobDlq.importFrom(body, { actor: name, scope }), ({ problems, ...counts }) =>
+            Effect.sync(() => {
+              last = counts;
+              said.push(...problems.slice(0, mostProblems - said.length).map(({ message }) => message));
+            }),
+          );
+          return HttpServerResponse.unsafeJson({ ...last, problems: said });
+        }),
+      ),
     )
     .handle("purge", ({ payload: { olderThanDays } }) =>
       as("admin", (db, { name }, inside) =>

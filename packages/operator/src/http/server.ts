@@ -112,8 +112,11 @@ const guarded = (isLocal: boolean, maxBodyBytes: number, pages: Pages.Pages | un
       if (request.method !== "GET" && site !== undefined && site !== "same-origin" && site !== "none") {
         return problemResponse(403, "Forbidden", "A page of another site may not change anything here.");
       }
-      if (request.method === "POST" && !/^application\/json\b/u.test(request.headers["content-type"] ?? "")) {
-        return problemResponse(415, "Unsupported Media Type", "Send application/json.");
+      if (request.method === "POST") {
+        const type = request.url === "/api/v1/import" ? "application/x-ndjson" : "application/json";
+        if ((request.headers["content-type"] ?? "").split(";")[0]?.trim() !== type) {
+          return problemResponse(415, "Unsupported Media Type", `Send ${type}.`);
+        }
       }
       if (request.method === "POST") {
         const length = request.headers["content-length"];
