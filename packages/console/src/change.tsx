@@ -1,6 +1,6 @@
 /** A change: what it would touch, its confirmation, and then how far it is. Nothing is changed before the button that says so. */
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { useId, useRef, useState } from "react";
+import { useEffect, useId, useRef, useState } from "react";
 import { api, eventsOf, type Outcomes, type Preview } from "./api";
 import { type ApiFilter, toParams } from "./filter";
 import { Answer, count, Dialog, letters, span, Trouble } from "./ui";
@@ -140,10 +140,10 @@ export const ChangeDialog = ({
     queries.invalidateQueries({ predicate: ({ queryKey }) => queryKey[0] !== "me" });
   };
 
-  const close = () => {
-    stop.current?.abort();
-    onClose();
-  };
+  // A page that is left takes its change with it: nothing goes on that nobody sees.
+  useEffect(() => () => stop.current?.abort(), []);
+  // Escape in the middle of it stops it, and says how far it came.
+  const close = () => (stage.at === "running" ? stop.current?.abort() : onClose());
   const total = preview.data?.count ?? 0;
   const title = stage.at === "asking" ? `${verbs[kind]} ${letters(total)}?` : `${verbs[kind]} ${letters(total)}`;
 

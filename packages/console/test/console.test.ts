@@ -237,6 +237,35 @@ suite(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the co
     }),
   );
 
+  it.scoped("stops a replay by Escape, and with the page that is left", () =>
+    Effect.gen(function* () {
+      const { as, pending } = yield* filled;
+      const page = yield* as("operator", "/");
+      const begin = async () => {
+        await page.getByLabel("Select all on the page").check();
+        await page.getByRole("button", { name: "Replay …" }).click();
+        await page.getByLabel("Jobs per second, at most").fill("5");
+        await page.getByRole("button", { name: /^Replay \d+$/u }).click();
+        await page.getByText(/[1-9]\d* of \d+/u).waitFor();
+      };
+      yield* does(async () => {
+        await page.getByRole("link", { name: "mail.send", exact: true }).click();
+        await begin();
+        await page.keyboard.press("Escape");
+        await page.getByText(/Stopped after \d+ of 50/u).waitFor();
+        await page.keyboard.press("Escape");
+        await page.getByRole("dialog").waitFor({ state: "detached" });
+        await begin();
+        await page.goBack();
+        await page.getByText("Arrivals and replays").waitFor();
+      });
+      const left = yield* Effect.zipRight(Effect.sleep("1500 millis"), pending);
+      assert.isAbove(left, 50);
+      yield* Effect.sleep("1 second");
+      assert.strictEqual(yield* pending, left);
+    }),
+  );
+
   it.scoped("discards with a reason, tells who did it, and restores", () =>
     Effect.gen(function* () {
       const { as, pending } = yield* filled;
