@@ -29,6 +29,11 @@ export interface Restored {
   readonly outcome: string;
 }
 
+export interface LettersPage extends Page<Letter> {
+  /** Stored rows that do not fit the model; what is wrong is null when it is hidden. */
+  readonly unreadable: ReadonlyArray<{ readonly id: string; readonly problem: string | null }>;
+}
+
 /** What the API refused, or that it does not answer (`status` 0). */
 export class Problem extends Error {
   constructor(
@@ -85,10 +90,13 @@ const { encodeURIComponent: part } = globalThis;
 
 export const api = {
   me: json<Me>("/me"),
-  letters: json<Page<Letter>>("/letters"),
+  letters: json<LettersPage>("/letters"),
   letter: (id: string, asked?: Asked) => json<Letter>(`/letters/${part(id)}`)(asked),
   /** Reads payload and errors as they are; the ledger has it. */
   raw: (id: string) => json<Letter>(`/letters/${part(id)}/raw`)(),
+  /** The line of an export: exact, as the database has it. */
+  exported: async (id: string, signal: AbortSignal) =>
+    (await ask("/export", { params: new URLSearchParams({ ids: id, state: "any" }), signal })).text(),
   history: (jobId: string, asked?: Asked) => json<History>(`/jobs/${part(jobId)}/history`)(asked),
   preview: json<Preview>("/preview"),
   groups: json<ReadonlyArray<Group>>("/groups"),

@@ -3,6 +3,7 @@ import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useEffect, useId, useRef, useState } from "react";
 import { api, eventsOf, type Outcomes, type Preview } from "./api";
 import { type ApiFilter, toParams } from "./filter";
+import { refreshAll } from "./live";
 import { Answer, count, Dialog, letters, span, Trouble } from "./ui";
 
 export interface Change {
@@ -23,6 +24,8 @@ const merged = (a: ReadonlyArray<readonly [string, number]>): ReadonlyArray<read
 
 interface Touched {
   readonly count: number;
+  /** The moment of it: what came since is left alone. */
+  readonly asOf: string | undefined;
   readonly types: ReadonlyArray<readonly [string, number]>;
   readonly reasons: ReadonlyArray<readonly [string, number]>;
 }
@@ -39,6 +42,7 @@ const previewOf = async (filter: ApiFilter, signal: AbortSignal): Promise<Touche
   const previews: Array<Preview> = [];
   for (const part of parts) previews.push(await api.preview({ params: toParams(part), signal }));
   return {
+    asOf: previews[0]?.asOf,
     count: previews.reduce((sum, one) => sum + one.count, 0),
     types: merged(previews.flatMap(({ byType }) => byType.map(({ count, type }) => [type, count] as const))),
     reasons: merged(previews.flatMap(({ byReason }) => byReason.map(({ count, reason }) => [reason, count] as const))),
@@ -108,7 +112,7 @@ export const ChangeDialog = ({
   const rateValue = Number(rate);
   const rateProblem = rate !== "" && !(rateValue > 0) ? "Say a number above 0, or nothing." : undefined;
 
-  const run = async (touched: number) => {
+  const run = async ({ asOf }: Touched) => {
     const controller = new AbortController();
     stop.current = controller;
     let progress = none;
@@ -116,7 +120,7 @@ export const ChangeDialog = ({
     const body = {
       filter,
       // What came since the preview is left for the next time.
-      limit: touched,
+      ...(asOf === undefined ? {} : { asOf }),
       ...(kind === "discard" ? { reason: reason.trim() } : {}),
       ...(kind === "replay" && rate !== "" ? { ratePerSecond: rateValue } : {}),
       ...(payload === undefined ? {} : { payload }),
@@ -137,7 +141,7 @@ export const ChangeDialog = ({
       if (!controller.signal.aborted) failure = error;
     }
     setStage({ at: "ended", progress, how: isDone ? "done" : "stopped", error: failure });
-    queries.invalidateQueries({ predicate: ({ queryKey }) => queryKey[0] !== "me" });
+    refreshAll(queries);
   };
 
   // A page that is left takes its change with it: nothing goes on that nobody sees.
@@ -158,7 +162,7 @@ export const ChangeDialog = ({
               onSubmit={(event) => {
                 event.preventDefault();
                 if (touched.count > 0 && rateProblem === undefined && (kind === "replay" || reason.trim() !== "")) {
-                  run(touched.count);
+                  run(touched);
                 }
               }}
             >

@@ -125,4 +125,4 @@ export const isTyping = ({ altKey, ctrlKey, metaKey, target }: KeyboardEvent): b
   ctrlKey ||
   metaKey ||
   document.querySelector("dialog[open]") !== null ||
-  (target instanceof HTMLElement && target.closest("input, textarea, select") !== null);
+  (target instanceof HTMLElement && target.closest("input:not([type=checkbox]), textarea, select") !== null);

@@ -31,6 +31,8 @@ const uuid = /^[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}$/iu;
 
 const problemOf = (field: Field, value: string): string | undefined => {
   switch (field) {
+    case "type":
+      return value === "*" ? "leave it out for every type" : undefined;
     case "since":
     case "until":
       return momentOf(value, Date.now()) === undefined ? howToSay : undefined;

@@ -35,6 +35,18 @@ export const JsonTree = ({ value }: { readonly value: unknown }) =>
     <p className="json">{JSON.stringify(value)}</p>
   );
 
+/** The first number in a JSON text that a browser cannot hold: one of more digits than it keeps. */
+export const inexactNumber = (text: string): string | undefined => {
+  const outside = text.replaceAll(/"(?:[^"\\]|\\.)*"/gu, '""');
+  return (outside.match(/-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/gu) ?? []).find((number) => {
+    const digits = number
+      .replace(/[eE].*$/u, "")
+      .replaceAll(/[-.]/gu, "")
+      .replace(/^0+/u, "");
+    return digits.length > 15 || !Number.isFinite(Number(number));
+  });
+};
+
 /** Which lines go and which come; null when there is no difference. */
 export const JsonDiff = ({ after, before }: { readonly before: unknown; readonly after: unknown }) => {
   const parts = diffJson(asObject(before), asObject(after));

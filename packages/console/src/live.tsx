@@ -1,5 +1,5 @@
 /** What comes while the page is open: the server tells each arrival, and what others change is asked for again and again. */
-import { type QueryKey, useQueryClient } from "@tanstack/react-query";
+import { type QueryClient, type QueryKey, useQueryClient } from "@tanstack/react-query";
 import { createContext, type ReactNode, useContext, useEffect, useState } from "react";
 import { eventsOf, Problem } from "./api";
 
@@ -18,15 +18,24 @@ export const useLive = (): Live => useContext(Context);
 const mostFollowedPages = 4;
 
 const isFollowed = ({ queryKey, state }: { readonly queryKey: QueryKey; readonly state: { readonly data: unknown } }) =>
-  queryKey[0] !== "me" && pagesOf(state.data) <= mostFollowedPages;
+  queryKey[0] !== "me" && queryKey[0] !== "trend" && !isFar(state.data);
 const pagesOf = (data: unknown) =>
   (data as { readonly pages?: ReadonlyArray<unknown> } | undefined)?.pages?.length ?? 0;
+
+/** After a change: everything is asked for again, and a list that was read far from its beginning. */
+export const refreshAll = (queries: QueryClient) => {
+  queries.resetQueries({ predicate: ({ queryKey, state }) => queryKey[0] !== "me" && isFar(state.data) });
+  queries.invalidateQueries({ predicate: ({ queryKey, state }) => queryKey[0] !== "me" && !isFar(state.data) });
+};
+
+/** Whether a list was read so far that it is not asked for again by itself. */
+export const isFar = (data: unknown): boolean => pagesOf(data) > mostFollowedPages;
 
 /** How often a list asks again: as often as the page does, but for one that was read far. */
 export const listInterval =
   (interval: number | false) =>
   ({ state }: { readonly state: { readonly data: unknown } }) =>
-    pagesOf(state.data) <= mostFollowedPages ? interval : false;
+    !isFar(state.data) ? interval : false;
 
 const wait = (millis: number, signal: AbortSignal) =>
   new Promise<void>((resume) => {
@@ -42,8 +51,16 @@ export const LiveUpdates = ({ children }: { readonly children: ReactNode }) => {
   const [isLive, setLive] = useState(true);
   const [isConnected, setConnected] = useState(false);
 
+  // A browser has few connections to one server: what nobody looks at gives its own back.
+  const [isSeen, setSeen] = useState(!document.hidden);
   useEffect(() => {
-    if (!isLive) return;
+    const onChange = () => setSeen(!document.hidden);
+    document.addEventListener("visibilitychange", onChange);
+    return () => document.removeEventListener("visibilitychange", onChange);
+  }, []);
+
+  useEffect(() => {
+    if (!isLive || !isSeen) return;
     const ending = new AbortController();
     const { signal } = ending;
     // Many come at once in a bad minute: the page asks again once a second at most.
@@ -53,7 +70,8 @@ export const LiveUpdates = ({ children }: { readonly children: ReactNode }) => {
       isDue = true;
       setTimeout(() => {
         isDue = false;
-        if (!signal.aborted) queries.invalidateQueries({ predicate: isFollowed });
+        // What is on its way already is waited for: in a steady flow of arrivals no answer would ever come otherwise.
+        if (!signal.aborted) queries.invalidateQueries({ predicate: isFollowed }, { cancelRefetch: false });
       }, 1000);
     };
     const follow = async () => {
@@ -66,12 +84,16 @@ export const LiveUpdates = ({ children }: { readonly children: ReactNode }) => {
             signal,
             onOpen: () => {
               setConnected(true);
-              pause = 1000;
               // What happened while nobody listened.
               refresh();
             },
           })) {
-            if (event === "problem") break;
+            if (event === "problem") {
+              // Such as a place in another database: from now on, then.
+              last = undefined;
+              break;
+            }
+            pause = 1000;
             last = id ?? last;
             refresh();
           }
@@ -87,7 +109,7 @@ export const LiveUpdates = ({ children }: { readonly children: ReactNode }) => {
       ending.abort();
       setConnected(false);
     };
-  }, [isLive, queries]);
+  }, [isLive, isSeen, queries]);
 
   const interval = isLive ? 5000 : (false as const);
   return <Context value={{ isLive, setLive, isConnected, interval }}>{children}</Context>;

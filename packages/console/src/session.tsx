@@ -25,15 +25,17 @@ export const Session = ({ children }: { readonly children: ReactNode }) => {
     queryFn: () => api.me(),
     staleTime: Number.POSITIVE_INFINITY,
     // Until it is there: a page that was opened too early comes by itself.
-    refetchInterval: ({ state }) => (state.error instanceof Problem && state.error.status === 0 ? 3000 : false),
+    refetchInterval: ({ state }) =>
+      state.error instanceof Problem && state.error.status !== 401 && state.data === undefined ? 3000 : false,
   });
   const enter = (token: string | null) => {
     keepToken(token);
     queries.clear();
     return refetch();
   };
-  if (error instanceof Problem && error.status === 401) {
-    return <SignIn refused={tokenNow() === null ? undefined : error.message} onToken={enter} />;
+  if (error instanceof Problem && (error.status === 401 || (error.status === 429 && data === undefined))) {
+    const refused = tokenNow() === null ? undefined : error.status === 401 ? unknownToken : error.message;
+    return <SignIn refused={refused} onToken={enter} />;
   }
   if (data === undefined) {
     return <main className="alone">{error === null ? <Loading what="who you are" /> : <Trouble error={error} />}</main>;
@@ -45,6 +47,8 @@ export const Session = ({ children }: { readonly children: ReactNode }) => {
   };
   return <Context value={value}>{children}</Context>;
 };
+
+const unknownToken = "The token is not known, or it has expired.";
 
 const SignIn = ({
   onToken,
@@ -79,7 +83,7 @@ const SignIn = ({
         </p>
         {refused === undefined ? null : (
           <p role="alert" className="problem">
-            The token is not known, or it has expired.
+            {refused}
           </p>
         )}
         <button type="submit" className="primary">

@@ -356,6 +356,37 @@ suite(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the co
     }),
   );
 
+  it.scoped("edits no payload of which it cannot keep every digit", () =>
+    Effect.gen(function* () {
+      const { as, mine } = yield* filled;
+      const dead = yield* deadJob(mine, { type: "pay", payload: { account: 1 } });
+      const sql = yield* SqlClient.SqlClient;
+      yield* sql`UPDATE job_dlq SET payload = '{"account": 12345678901234567890, "to": "no number: 1234567890123456789"}' WHERE id = ${dead.id}::uuid`;
+      const page = yield* as("operator", `/letters/${dead.id}`);
+      yield* does(async () => {
+        await page.getByRole("button", { name: "Edit and replay" }).click();
+        await page.getByText("It holds the number 12345678901234567890").waitFor();
+        assert.strictEqual(await page.getByRole("button", { name: "Go on" }).count(), 0);
+      });
+    }),
+  );
+
+  it.scoped("says of rows that it cannot read that they are there", () =>
+    Effect.gen(function* () {
+      const { as, mine } = yield* filled;
+      const dead = yield* deadJob(mine, { type: "odd.one" });
+      const sql = yield* SqlClient.SqlClient;
+      yield* sql`UPDATE job_dlq SET error_history = '[{"odd": 1}]' WHERE id = ${dead.id}::uuid`;
+      const page = yield* as("operator", "/letters?type=odd.one");
+      yield* does(async () => {
+        await page.getByText("1 dead letter cannot be shown here").waitFor();
+        await page.getByText(dead.id).waitFor();
+        assert.strictEqual(await page.getByText("No dead letters match.").count(), 0);
+        await isAccessible(page, "rows that cannot be read");
+      });
+    }),
+  );
+
   it.scoped("reads the raw letter only when it is asked to, and the ledger has it", () =>
     Effect.gen(function* () {
       const { as, db, made: _, mine } = yield* filled;

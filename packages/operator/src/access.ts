@@ -85,6 +85,8 @@ export class Caller extends Context.Tag("@parametric-portal/operator/Caller")<
     readonly role: Role;
     readonly scope: Client.DataScope;
     readonly seesPayloads: boolean;
+    /** From then on it is nobody: what is still being answered ends. Absent: never. */
+    readonly expiresAt?: Date | undefined;
   }
 >() {}
 
@@ -105,5 +107,6 @@ export const verify = (grants: ReadonlyArray<Grant>, token: Redacted.Redacted) =
       role: found.role,
       scope: found.tenant === "*" ? { _tag: "system" } : { _tag: "tenant", appId: found.tenant },
       seesPayloads: found.seesPayloads || isAtLeast(found.role, "operator"),
+      expiresAt: found.expiresAt,
     };
   });

@@ -145,10 +145,10 @@ const looked = (
     if (count === 0) return yield* new NothingMatched({ what: "No pending dead letter matches; nothing was changed." });
     if (!given.json) yield* say(previewText(preview, yield* Clock.currentTimeMillis, scope._tag === "system"));
     else if (given.dryRun) yield* say(json({ count, byType, byReason, ids: preview.sample.map(({ id }) => id) }));
-    return count;
+    return preview;
   });
 
-/** How many a bulk change will take at most, once that was shown and agreed to; undefined after a dry run. */
+/** How many a bulk change will take at most, and the moment when they were shown and agreed to; undefined after a dry run. */
 const agreedTotal = (
   what: string,
   given: Parameters<typeof looked>[0] & Parameters<typeof agreed>[0] & { readonly limit: Option.Option<number> },
@@ -157,12 +157,12 @@ const agreedTotal = (
   filter: JobDlqFilter,
 ) =>
   Effect.gen(function* () {
-    const matching = yield* looked(given, target, db, filter);
+    const { asOf, count } = yield* looked(given, target, db, filter);
     const total = Math.min(
-      matching,
-      Option.getOrElse(given.limit, () => matching),
+      count,
+      Option.getOrElse(given.limit, () => count),
     );
-    return (yield* agreed(given, `${what} ${counted(total, "dead letter")}?`)) ? total : undefined;
+    return (yield* agreed(given, `${what} ${counted(total, "dead letter")}?`)) ? { total, asOf } : undefined;
   });
 
 // --- bulk work ---------------------------------------------------------------
@@ -273,17 +273,18 @@ export const replay = Command.make(
     onTarget(given, (target, db) =>
       Effect.gen(function* () {
         const filter = changeFilterOf(given);
-        const total = yield* agreedTotal("Replay", given, target, db, filter);
-        if (total === undefined) return;
+        const shown = yield* agreedTotal("Replay", given, target, db, filter);
+        if (shown === undefined) return;
         const changes = db.jobDlq.replay(filter, {
           actor: actorOf(given.actor),
           scope: target.scope,
+          asOf: shown.asOf,
           delay: Option.getOrUndefined(given.delay),
           ratePerSecond: Option.getOrUndefined(given.rate),
           limit: Option.getOrUndefined(given.limit),
           ...(Option.isSome(given.newPayload) ? { payload: given.newPayload.value } : {}),
         });
-        yield* concluded(yield* bulk("replay", total, given.json, changes), "replayed", given.json);
+        yield* concluded(yield* bulk("replay", shown.total, given.json, changes), "replayed", given.json);
       }),
     ),
 ).pipe(Command.withDescription("Bring jobs back under their own ids, with all their attempts, each dead letter once"));
@@ -304,15 +305,16 @@ export const discard = Command.make(
     onTarget(given, (target, db) =>
       Effect.gen(function* () {
         const filter = changeFilterOf(given);
-        const total = yield* agreedTotal("Discard", given, target, db, filter);
-        if (total === undefined) return;
+        const shown = yield* agreedTotal("Discard", given, target, db, filter);
+        if (shown === undefined) return;
         const changes = db.jobDlq.discard(filter, {
           actor: actorOf(given.actor),
           reason: given.because,
           scope: target.scope,
+          asOf: shown.asOf,
           limit: Option.getOrUndefined(given.limit),
         });
-        const done = yield* bulk("discard", total, given.json, changes);
+        const done = yield* bulk("discard", shown.total, given.json, changes);
         if (!given.json) yield* note("dlq restore brings them back, by their ids.");
         yield* concluded(done, "discarded", given.json);
       }),

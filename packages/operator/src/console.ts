@@ -21,7 +21,8 @@ const grantsOf = (file: Option.Option<string>) =>
       });
       return yield* parse(file.value, text);
     }
-    const text = yield* Config.option(Config.nonEmptyString("DLQ_TOKENS"));
+    // One that is empty is a secret that was not there: open to everybody is not what was meant.
+    const text = yield* Config.option(Config.string("DLQ_TOKENS"));
     return Option.isSome(text) ? yield* parse("DLQ_TOKENS", text.value) : undefined;
   });
 

@@ -29,6 +29,7 @@ describe("tokens", () => {
         role: "viewer",
         scope: { _tag: "tenant", appId },
         seesPayloads: false,
+        expiresAt: undefined,
       });
       assert.deepStrictEqual((yield* caller("other"))?.scope, { _tag: "system" });
       for (const wrong of ["", "Secret", "secret ", hashOf("secret"), "a".repeat(100_000)]) {

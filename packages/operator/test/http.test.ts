@@ -216,10 +216,11 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the AP
       const { dead, foreign, mine, port, theirs, tokenOf } = yield* filled;
       const token = tokenOf("admin");
       const forged = { "x-tenant": theirs, "x-app-id": theirs, cookie: `tenant=${theirs}` };
-      const listed = yield* ask(port, `/api/v1/letters?appId=${theirs}&tenant=${theirs}&state=any`, {
-        token,
-        headers: forged,
-      });
+      for (const name of ["appId", "tenant", "scope"]) {
+        const asked = yield* ask(port, `/api/v1/letters?${name}=${theirs}`, { token, headers: forged });
+        assert.deepStrictEqual([asked.status, asked.body.items], [400, undefined], name);
+      }
+      const listed = yield* ask(port, "/api/v1/letters?state=any", { token, headers: forged });
       assert.deepStrictEqual(
         listed.body.items?.map((_: { readonly id: string }) => _.id),
         [dead.id],
@@ -230,10 +231,14 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the AP
       for (const change of ["replay", "discard", "erase"]) {
         const body = { filter: { ids: [foreign.id] }, reason: "mine now", tenant: theirs };
         const answer = yield* ask(port, `/api/v1/${change}`, { token, body, headers: forged });
-        assert.isTrue(
-          answer.status === 400 || !JSON.stringify(answer.body).includes('ed":1'),
-          JSON.stringify(answer.body),
-        );
+        assert.strictEqual(answer.status, 400, JSON.stringify(answer.body));
+        const { tenant: _, ...rest } = body;
+        const plain = yield* ask(port, `/api/v1/${change}`, {
+          token,
+          body: change === "replay" ? { filter: rest.filter } : rest,
+          headers: forged,
+        });
+        assert.isFalse(JSON.stringify(plain.body).includes('ed":1'), JSON.stringify(plain.body));
       }
       const still = yield* ask(port, `/api/v1/letters/${foreign.id}`, { token: tokenOf("viewer", theirs) });
       assert.deepStrictEqual([still.status, still.body.replayedAt], [200, null]);
@@ -345,6 +350,14 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the AP
         ["/replay", { body: { filter: { colour: "red" } } }, 400],
         ["/replay", { body: { filter: { all: true, state: "any" } } }, 400],
         ["/replay", { body: { filter: { all: true }, ratePerSecond: 0 } }, 400],
+        // A misspelled condition or limit would leave out nothing.
+        ["/discard", { body: { filter: { type: "mail.send", untill: "2026-01-01T00:00:00Z" }, reason: "x" } }, 400],
+        ["/erase", { body: { filter: { userId: mine, tpye: "x" } } }, 400],
+        ["/replay", { body: { filter: { all: true }, limt: 1 } }, 400],
+        ["/preview?tipe=mail.send", {}, 400],
+        ["/export?tipe=mail.send", {}, 400],
+        ["/letters?since=2", {}, 400],
+        ["/replay", { body: { filter: { all: true }, asOf: "yesterday" } }, 400],
         ["/replay", { raw: "{" }, 400],
         ["/replay", { raw: "", headers: { "content-type": "text/plain" }, method: "POST" }, 415],
         ["/discard", { body: { filter: { all: true } } }, 400],
@@ -478,6 +491,58 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the AP
     }),
   );
 
+  it.scoped("ends what it still tells when the token expires", () =>
+    Effect.gen(function* () {
+      const tenant = yield* newTenant;
+      const expiresAt = new Date(Date.now() + 2000).toISOString();
+      const grants = yield* parse(
+        "test",
+        JSON.stringify([{ name: "short", sha256: hashOf("short"), tenant, role: "viewer", expiresAt }]),
+      );
+      const port = yield* serve({ grants });
+      const { body, status } = yield* ask(port, "/api/v1/changes", { token: "short", headers: { accept } });
+      assert.strictEqual(status, 200, body);
+      assert.strictEqual((yield* ask(port, "/api/v1/me", { token: "short" })).status, 401);
+    }),
+  );
+
+  it.scoped("changes nothing that came after the preview, if it is told the preview's moment", () =>
+    Effect.gen(function* () {
+      const { db, mine, port, tokenOf } = yield* filled;
+      const token = tokenOf("operator");
+      const arrive = Client.tenant(mine)(
+        db.jobDlq.insertMany(Array.from({ length: 3 }, () => letter(mine, { type: "seen" }))),
+      );
+      yield* arrive;
+      const { asOf, count } = (yield* ask(port, "/api/v1/preview?type=seen", { token })).body;
+      assert.strictEqual(count, 3);
+      yield* arrive;
+      const body = { filter: { type: "seen" }, reason: "test", asOf };
+      const discarded = yield* ask(port, "/api/v1/discard", { token, body });
+      assert.deepInclude(discarded.body, { asked: 3 });
+      assert.strictEqual((yield* ask(port, "/api/v1/preview?type=seen", { token })).body.count, 3);
+    }),
+  );
+
+  it.scoped("tells of rows that do not fit the model, and hides none of the others", () =>
+    Effect.gen(function* () {
+      const { dead, mine, port, tokenOf } = yield* filled;
+      const sql = yield* SqlClient.SqlClient;
+      const broken = yield* deadJob(mine, { type: "broken" });
+      yield* sql`UPDATE job_dlq SET error_history = '[{"odd": 1}]' WHERE id = ${broken.id}::uuid`;
+      const listed = yield* ask(port, "/api/v1/letters", { token: tokenOf("operator") });
+      assert.deepStrictEqual(
+        [listed.body.items, listed.body.unreadable].map((rows) => rows.map((_: { readonly id: string }) => _.id)),
+        [[dead.id], [broken.id]],
+      );
+      assert.isString(listed.body.unreadable[0].problem);
+      const hidden = yield* ask(port, "/api/v1/letters", { token: tokenOf("viewer") });
+      assert.deepStrictEqual(hidden.body.unreadable, [{ id: broken.id, problem: null }]);
+      const one = yield* ask(port, `/api/v1/letters/${broken.id}`, { token: tokenOf("operator") });
+      assert.deepStrictEqual([one.status, one.type], [422, "application/problem+json"], JSON.stringify(one.body));
+    }),
+  );
+
   it.scoped("has twenty readers of changes and no more, until one goes", () =>
     Effect.gen(function* () {
       const { dead, port, tokenOf } = yield* filled;
@@ -515,6 +580,8 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the AP
         [401, 401, 401, 429],
       );
       assert.strictEqual((yield* ask(port, "/api/v1/me", { token: "b" })).status, 200, "who is known is let in still");
+      // A page that asks whether it needs a token does not guess.
+      assert.strictEqual((yield* ask(port, "/api/v1/me")).status, 401);
     }),
   );
 
@@ -593,6 +660,8 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("dlq co
         [["--port", "70000"], {}, 2, /from 0/u],
         [["--tokens", "/nowhere"], {}, 1, /\/nowhere cannot be used/u],
         [[], { DLQ_TOKENS: "[]" }, 1, /DLQ_TOKENS cannot be used/u],
+        // A secret that was not there.
+        [[], { DLQ_TOKENS: "" }, 1, /DLQ_TOKENS cannot be used/u],
       ] as const) {
         const ended = yield* runDlq(["console", ...args], { ...environment, ...given });
         assert.strictEqual(ended.code, code, ended.stderr);

@@ -5,7 +5,7 @@ import { useMemo, useState } from "react";
 import { api, type Group } from "../api";
 import { type Change, ChangeDialog } from "../change";
 import { Chart } from "../chart";
-import { problemsOf, toApi, toParams } from "../filter";
+import { type Filter, problemsOf, toApi, toParams } from "../filter";
 import { FilterBar } from "../filter-bar";
 import { useLive } from "../live";
 import { useSession } from "../session";
@@ -13,16 +13,21 @@ import { Ago, Answer, Chip, count, Empty } from "../ui";
 
 const most = 50;
 
-const Trend = ({ fingerprint }: { readonly fingerprint: string }) => {
+const Trend = ({ search }: { readonly search: Filter }) => {
   const { data } = useQuery({
-    queryKey: ["trend", fingerprint],
-    queryFn: ({ signal }) => api.stats("hour", new URLSearchParams({ fingerprint }), signal),
+    queryKey: ["trend", search],
+    queryFn: ({ signal }) => {
+      // Each of its figures says itself what it counts.
+      const { state: _, ...rest } = search;
+      return api.stats("hour", toParams(toApi(rest)), signal);
+    },
     staleTime: 60_000,
   });
   const times = useMemo(() => (data ?? []).map(({ key }) => Date.parse(key) / 1000), [data]);
   const values = useMemo(() => (data ?? []).map(({ arrivals }) => arrivals), [data]);
   const series = useMemo(() => [{ label: "Arrivals", colour: "--bad", values }], [values]);
   const come = values.reduce((sum, value) => sum + value, 0);
+  if (data === undefined) return <div className="sparkline" />;
   return <Chart times={times} series={series} height={32} isSparkline summary={`${count(come)} in 24 hours`} />;
 };
 
@@ -53,7 +58,7 @@ export const Groups = () => {
             ) : (
               <ul className="plain groups">
                 {found.map((group) => (
-                  <Row key={group.fingerprint} group={group} onChange={setChange} />
+                  <Row key={group.fingerprint} group={group} filter={filter} onChange={setChange} />
                 ))}
                 {found.length === most ? (
                   <li className="hint">The {most} most frequent ones; the filter has others.</li>
@@ -68,15 +73,22 @@ export const Groups = () => {
   );
 };
 
-const Row = ({ group, onChange }: { readonly group: Group; readonly onChange: (change: Change) => void }) => {
+interface RowProps {
+  readonly group: Group;
+  /** The page's: a row is what it leaves of a group, and so is what is done about it. */
+  readonly filter: Filter;
+  readonly onChange: (change: Change) => void;
+}
+
+const Row = ({ filter: asked, group, onChange }: RowProps) => {
   const { count: many, fingerprint, first, last, message, newestId, reason, tenants, type } = group;
   const { mayChange, tenant } = useSession();
-  const filter = { fingerprint };
+  const search = { ...asked, fingerprint };
   return (
     <li className="card group">
       <div className="group-what">
         <p className="group-name">
-          <Link to="/letters" search={{ fingerprint }}>
+          <Link to="/letters" search={search}>
             {type}
           </Link>{" "}
           <Chip>{reason}</Chip>
@@ -90,13 +102,13 @@ const Row = ({ group, onChange }: { readonly group: Group; readonly onChange: (c
           {tenant === null && tenants > 1 ? `, in ${count(tenants)} tenants` : ""}
         </p>
       </div>
-      <Trend fingerprint={fingerprint} />
+      <Trend search={search} />
       <p className="group-count">{count(many)}</p>
       {mayChange ? (
         <div className="group-actions">
           <button
             type="button"
-            onClick={() => onChange({ kind: "replay", filter })}
+            onClick={() => onChange({ kind: "replay", filter: toApi(search) })}
             aria-label={`Replay group ${type}`}
           >
             Replay
@@ -104,7 +116,7 @@ const Row = ({ group, onChange }: { readonly group: Group; readonly onChange: (c
           <button
             type="button"
             className="danger"
-            onClick={() => onChange({ kind: "discard", filter })}
+            onClick={() => onChange({ kind: "discard", filter: toApi(search) })}
             aria-label={`Discard group ${type}`}
           >
             Discard

@@ -4,7 +4,7 @@ import { useNavigate, useSearch } from "@tanstack/react-router";
 import { useId, useState } from "react";
 import { api, type LedgerEvent } from "../api";
 import { JsonTree } from "../json";
-import { listInterval, useLive } from "../live";
+import { isFar, listInterval, refreshAll, useLive } from "../live";
 import { useSession } from "../session";
 import { Ago, Answer, Chip, count, Dialog, Empty, LetterLink, letters, Trouble } from "../ui";
 
@@ -15,6 +15,11 @@ export const isRestorable = ({ hasEntry, isUndone, kind }: LedgerEvent): boolean
 
 export const Ledger = () => {
   const search = useSearch({ from: "/ledger" });
+  // Another person asked for, by a link or by Back, is another form.
+  return <Listed key={search.actor ?? ""} search={search} />;
+};
+
+const Listed = ({ search }: { readonly search: { readonly actor?: string; readonly kind?: string } }) => {
   const navigate = useNavigate();
   const { interval } = useLive();
   const { mayChange } = useSession();
@@ -31,6 +36,7 @@ export const Ledger = () => {
     },
     initialPageParam: "",
     getNextPageParam: ({ next }) => next ?? undefined,
+    refetchOnMount: ({ state }) => !isFar(state.data),
     refetchInterval: listInterval(interval),
   });
   const found = pages.data?.pages.flatMap(({ items }) => items);
@@ -99,6 +105,7 @@ export const Ledger = () => {
                 <EventLine
                   key={event.id}
                   event={event}
+                  onRestore={() => setRestoring([event.id])}
                   isSelected={selected.has(event.id)}
                   onSelect={
                     mayChange && isRestorable(event)
@@ -138,14 +145,15 @@ export const Ledger = () => {
 export const EventLine = ({
   event,
   isSelected = false,
+  onRestore,
   onSelect,
 }: {
   readonly event: LedgerEvent;
   readonly isSelected?: boolean;
+  readonly onRestore: () => void;
   readonly onSelect?: (() => void) | undefined;
 }) => {
   const { mayChange } = useSession();
-  const [isRestoring, setRestoring] = useState(false);
   const { actor, at, detail, dlqId, id, isUndone, kind, reason } = event;
   return (
     <li className="line event">
@@ -168,27 +176,33 @@ export const EventLine = ({
       </span>
       <Ago at={at} />
       {mayChange && isRestorable(event) ? (
-        <button type="button" onClick={() => setRestoring(true)} aria-label={`Restore ${dlqId ?? id}`}>
+        <button type="button" onClick={onRestore} aria-label={`Restore ${dlqId ?? id}`}>
           Restore
         </button>
       ) : null}
-      {isRestoring ? <RestoreDialog ids={[id]} onClose={() => setRestoring(false)} /> : null}
     </li>
   );
 };
 
-const RestoreDialog = ({ ids, onClose }: { readonly ids: ReadonlyArray<string>; readonly onClose: () => void }) => {
+export const RestoreDialog = ({
+  ids,
+  onClose,
+}: {
+  readonly ids: ReadonlyArray<string>;
+  readonly onClose: () => void;
+}) => {
   const queries = useQueryClient();
   const [reason, setReason] = useState("");
   const id = useId();
   const restore = useMutation({
     mutationFn: () => api.restore(ids, reason.trim()),
-    onSettled: () => queries.invalidateQueries({ predicate: ({ queryKey }) => queryKey[0] !== "me" }),
+    onSettled: () => refreshAll(queries),
   });
   const outcomes = new Map<string, number>();
   for (const { outcome } of restore.data ?? []) outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1);
   return (
-    <Dialog title={`Restore ${letters(ids.length)}?`} onClose={onClose}>
+    // What was sent cannot be taken back by closing: its outcome is waited for.
+    <Dialog title={`Restore ${letters(ids.length)}?`} onClose={restore.isPending ? () => {} : onClose}>
       {restore.data === undefined ? (
         <form
           onSubmit={(event) => {
@@ -201,7 +215,7 @@ const RestoreDialog = ({ ids, onClose }: { readonly ids: ReadonlyArray<string>; 
           <input id={id} value={reason} maxLength={2000} onChange={({ target }) => setReason(target.value)} />
           {restore.error === null ? null : <Trouble error={restore.error} />}
           <div className="buttons">
-            <button type="button" onClick={onClose}>
+            <button type="button" onClick={onClose} disabled={restore.isPending}>
               Cancel
             </button>
             <button type="submit" className="primary" disabled={restore.isPending}>

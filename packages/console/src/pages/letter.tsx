@@ -4,14 +4,24 @@ import { Link, useParams } from "@tanstack/react-router";
 import { useId, useState } from "react";
 import { api, type History, type Letter as LetterType, Problem } from "../api";
 import { type Change, ChangeDialog } from "../change";
-import { JsonDiff, JsonTree } from "../json";
+import { inexactNumber, JsonDiff, JsonTree } from "../json";
 import { useLive } from "../live";
 import { useSession } from "../session";
 import { Ago, Answer, At, Chip, Copy, count, Dialog, Empty, LetterLink, Trouble } from "../ui";
-import { EventLine } from "./ledger";
+import { EventLine, RestoreDialog } from "./ledger";
 
 export const Letter = () => {
   const { id } = useParams({ from: "/letters/$id" });
+  // Nothing of one letter is left on the page of another.
+  return <Opened key={id} id={id} />;
+};
+
+type Doing = { readonly what: "change"; readonly change: Change } | { readonly what: "edit" | "raw" };
+
+const Opened = ({ id }: { readonly id: string }) => {
+  // Here, and not beside the letter: what is being done may take it away.
+  const [doing, setDoing] = useState<{ readonly letter: LetterType } & Doing>();
+  const close = () => setDoing(undefined);
   const { interval } = useLive();
   const letter = useQuery({
     queryKey: ["letter", id],
@@ -33,19 +43,27 @@ export const Letter = () => {
         </>
       ) : (
         <Answer query={letter} what="the dead letter">
-          {(found) => <Found letter={found} />}
+          {(found) => <Found letter={found} onDo={(next) => setDoing({ letter: found, ...next })} />}
         </Answer>
       )}
       <Done id={id} />
+      {doing?.what === "change" ? <ChangeDialog change={doing.change} onClose={close} /> : null}
+      {doing?.what === "edit" ? (
+        <EditDialog
+          letter={doing.letter}
+          onClose={close}
+          onReplay={(payload) =>
+            setDoing({ ...doing, what: "change", change: { kind: "replay", filter: { ids: [id] }, payload } })
+          }
+        />
+      ) : null}
+      {doing?.what === "raw" ? <RawDialog id={id} onClose={close} /> : null}
     </>
   );
 };
 
-const Found = ({ letter }: { readonly letter: LetterType }) => {
+const Found = ({ letter, onDo }: { readonly letter: LetterType; readonly onDo: (next: Doing) => void }) => {
   const { mayChange, seesPayloads } = useSession();
-  const [change, setChange] = useState<Change>();
-  const [isEditing, setEditing] = useState(false);
-  const [isRaw, setRaw] = useState(false);
   const isPending = letter.replayedAt === null;
   const filter = { ids: [letter.id] };
   return (
@@ -57,19 +75,27 @@ const Found = ({ letter }: { readonly letter: LetterType }) => {
       <div className="buttons start">
         {mayChange && isPending ? (
           <>
-            <button type="button" className="primary" onClick={() => setChange({ kind: "replay", filter })}>
+            <button
+              type="button"
+              className="primary"
+              onClick={() => onDo({ what: "change", change: { kind: "replay", filter } })}
+            >
               Replay
             </button>
-            <button type="button" onClick={() => setEditing(true)}>
+            <button type="button" onClick={() => onDo({ what: "edit" })}>
               Edit and replay
             </button>
-            <button type="button" className="danger" onClick={() => setChange({ kind: "discard", filter })}>
+            <button
+              type="button"
+              className="danger"
+              onClick={() => onDo({ what: "change", change: { kind: "discard", filter } })}
+            >
               Discard
             </button>
           </>
         ) : null}
         {seesPayloads ? (
-          <button type="button" className="quiet" onClick={() => setRaw(true)}>
+          <button type="button" className="quiet" onClick={() => onDo({ what: "raw" })}>
             Raw
           </button>
         ) : null}
@@ -125,18 +151,6 @@ const Found = ({ letter }: { readonly letter: LetterType }) => {
         </section>
       </div>
       <Lineage jobId={letter.originalJobId} id={letter.id} />
-      {change === undefined ? null : <ChangeDialog change={change} onClose={() => setChange(undefined)} />}
-      {isEditing ? (
-        <EditDialog
-          letter={letter}
-          onClose={() => setEditing(false)}
-          onReplay={(payload) => {
-            setEditing(false);
-            setChange({ kind: "replay", filter, payload });
-          }}
-        />
-      ) : null}
-      {isRaw ? <RawDialog id={letter.id} onClose={() => setRaw(false)} /> : null}
     </>
   );
 };
@@ -242,6 +256,7 @@ const Rounds = ({ history: { job, rounds }, id }: { readonly history: History; r
 
 const Done = ({ id }: { readonly id: string }) => {
   const { interval } = useLive();
+  const [restoring, setRestoring] = useState<string>();
   const events = useQuery({
     queryKey: ["events", "of", id],
     queryFn: ({ signal }) => api.events({ params: new URLSearchParams({ dlqId: id }), signal }),
@@ -257,12 +272,13 @@ const Done = ({ id }: { readonly id: string }) => {
           ) : (
             <ul className="plain">
               {items.map((event) => (
-                <EventLine key={event.id} event={event} />
+                <EventLine key={event.id} event={event} onRestore={() => setRestoring(event.id)} />
               ))}
             </ul>
           )
         }
       </Answer>
+      {restoring === undefined ? null : <RestoreDialog ids={[restoring]} onClose={() => setRestoring(undefined)} />}
     </section>
   );
 };
@@ -287,6 +303,32 @@ const EditDialog = ({
   const [text, setText] = useState(() => JSON.stringify(letter.payload, null, 2));
   const id = useId();
   const edited = parsed(text);
+  // What a browser has read may have lost digits, and editing would send it so.
+  const stored = useQuery({
+    queryKey: ["me", "export", letter.id],
+    queryFn: ({ signal }) => api.exported(letter.id, signal),
+    gcTime: 0,
+  });
+  const inexact = stored.data === undefined ? undefined : inexactNumber(stored.data);
+  if (stored.data === undefined || inexact !== undefined) {
+    return (
+      <Dialog title="Replay with an edited payload" onClose={onClose}>
+        <Answer query={stored} what="the payload as it is stored">
+          {() => (
+            <p className="problem" role="alert">
+              It holds the number {inexact}, of which a browser keeps fewer digits: editing it here would change what
+              nobody edited. A replay without an edit is exact.
+            </p>
+          )}
+        </Answer>
+        <div className="buttons">
+          <button type="button" onClick={onClose}>
+            Close
+          </button>
+        </div>
+      </Dialog>
+    );
+  }
   return (
     <Dialog title="Replay with an edited payload" onClose={onClose}>
       <form
@@ -331,7 +373,7 @@ const RawDialog = ({ id, onClose }: { readonly id: string; readonly onClose: () 
   const queries = useQueryClient();
   const [raw, setRaw] = useState<{ readonly letter?: LetterType; readonly error?: unknown }>();
   return (
-    <Dialog title="The dead letter as it is stored" onClose={onClose}>
+    <Dialog title="The whole dead letter" onClose={onClose}>
       {raw === undefined ? (
         <p>Reading it is a line in the ledger, under your name.</p>
       ) : raw.letter === undefined ? (

@@ -1,5 +1,5 @@
 /** The dead letters that the filter matches: page by page, for the keyboard and the mouse, one by one or all that match. */
-import { useInfiniteQuery, useQuery } from "@tanstack/react-query";
+import { useInfiniteQuery, useQuery, useQueryClient } from "@tanstack/react-query";
 import { useNavigate, useSearch } from "@tanstack/react-router";
 import {
   type ColumnDef,
@@ -14,7 +14,7 @@ import { api, type Letter } from "../api";
 import { type Change, ChangeDialog } from "../change";
 import { type Filter, problemsOf, toApi, toParams } from "../filter";
 import { FilterBar, isTyping } from "../filter-bar";
-import { listInterval, useLive } from "../live";
+import { isFar, listInterval, refreshAll, useLive } from "../live";
 import { useSession } from "../session";
 import { Ago, Answer, Chip, count, Empty, LetterLink, letters as lettersOf } from "../ui";
 
@@ -88,6 +88,7 @@ const List = ({ filter }: { readonly filter: Filter }) => {
     },
     initialPageParam: "",
     getNextPageParam: ({ next }) => next ?? undefined,
+    refetchOnMount: ({ state }) => !isFar(state.data),
     refetchInterval: listInterval(interval),
   });
   const total = useQuery({
@@ -96,6 +97,7 @@ const List = ({ filter }: { readonly filter: Filter }) => {
     refetchInterval: interval,
   });
   const found = useMemo(() => pages.data?.pages.flatMap(({ items }) => items), [pages.data]);
+  const unreadable = pages.data?.pages.flatMap((page) => page.unreadable) ?? [];
   // Here, and not in the table: the change may take its last row.
   const [change, setChange] = useState<Change>();
   const [changes, setChanges] = useState(0);
@@ -104,7 +106,7 @@ const List = ({ filter }: { readonly filter: Filter }) => {
     <>
       <Answer query={{ data: found, error: pages.error }} what="the dead letters">
         {(items) =>
-          items.length === 0 ? (
+          items.length === 0 && unreadable.length > 0 ? null : items.length === 0 ? (
             <Empty title={isFiltered ? "No dead letters match." : "The queue is empty."}>
               {isFiltered
                 ? "Take something out of the filter, or ask for another state."
@@ -118,6 +120,8 @@ const List = ({ filter }: { readonly filter: Filter }) => {
               items={items}
               total={total.data?.count}
               hasMore={pages.hasNextPage}
+              isFetching={pages.isFetching}
+              readAt={isFar(pages.data) ? pages.dataUpdatedAt : undefined}
               onChange={setChange}
               onEnd={() => {
                 if (pages.hasNextPage && !pages.isFetching) pages.fetchNextPage();
@@ -126,6 +130,26 @@ const List = ({ filter }: { readonly filter: Filter }) => {
           )
         }
       </Answer>
+      {unreadable.length === 0 ? null : (
+        <div className="card problem" role="alert">
+          <p>
+            {lettersOf(unreadable.length)} cannot be shown here: what is stored does not fit the model. A change by the
+            filter takes them too.
+          </p>
+          <ul className="plain">
+            {unreadable.slice(0, 10).map(({ id, problem }) => (
+              <li key={id} className="mono">
+                {id} {problem ?? ""}
+              </li>
+            ))}
+          </ul>
+          {found?.length === 0 && pages.hasNextPage ? (
+            <button type="button" disabled={pages.isFetching} onClick={() => pages.fetchNextPage()}>
+              The next ones
+            </button>
+          ) : null}
+        </div>
+      )}
       {change === undefined ? null : (
         <ChangeDialog
           change={change}
@@ -145,16 +169,21 @@ interface TableProps {
   /** How many match; undefined while that is not known. */
   readonly total: number | undefined;
   readonly hasMore: boolean;
+  readonly isFetching: boolean;
+  /** When it was read, of a list that is not asked for again by itself; milliseconds since 1970. */
+  readonly readAt: number | undefined;
   readonly onChange: (change: Change) => void;
   readonly onEnd: () => void;
 }
 
-const Table = ({ filter, hasMore, items, onChange, onEnd, total }: TableProps) => {
+const Table = ({ filter, hasMore, isFetching, items, onChange, onEnd, readAt, total }: TableProps) => {
   const { mayChange } = useSession();
   const navigate = useNavigate();
   const [selected, setSelected] = useState<RowSelectionState>({});
   const [isAll, setAll] = useState(false);
-  const [active, setActive] = useState(0);
+  // By id: the letter that is meant stays the same one when others come.
+  const [activeId, setActiveId] = useState<string>();
+  const queries = useQueryClient();
   const scroller = useRef<HTMLDivElement>(null);
   const data = useMemo(() => [...items], [items]);
   const table = useReactTable({
@@ -170,6 +199,10 @@ const Table = ({ filter, hasMore, items, onChange, onEnd, total }: TableProps) =
     },
   });
   const { rows } = table.getRowModel();
+  const active = Math.max(
+    rows.findIndex(({ id }) => id === activeId),
+    0,
+  );
   const virtual = useVirtualizer({
     count: rows.length,
     getScrollElement: () => scroller.current,
@@ -181,8 +214,8 @@ const Table = ({ filter, hasMore, items, onChange, onEnd, total }: TableProps) =
   const atEnd = useRef(onEnd);
   atEnd.current = onEnd;
   useEffect(() => {
-    if (last >= items.length - 10) atEnd.current();
-  }, [last, items.length]);
+    if (!isFetching && last >= items.length - 10) atEnd.current();
+  }, [last, items.length, isFetching]);
 
   // What has left the queue is selected no more.
   const here = new Set(items.flatMap(({ id, replayedAt }) => (replayedAt === null ? [id] : [])));
@@ -193,10 +226,10 @@ const Table = ({ filter, hasMore, items, onChange, onEnd, total }: TableProps) =
     if (isTyping(event)) return;
     const go = (to: number) => {
       const next = Math.min(Math.max(to, 0), rows.length - 1);
-      setActive(next);
+      setActiveId(rows[next]?.id);
       virtual.scrollToIndex(next);
     };
-    const row = rows[Math.min(active, rows.length - 1)];
+    const row = rows[active];
     switch (event.key) {
       case "j":
         return go(active + 1);
@@ -232,6 +265,15 @@ const Table = ({ filter, hasMore, items, onChange, onEnd, total }: TableProps) =
         {many === undefined || many === 0 ? (
           <span>
             {total === undefined ? `${count(items.length)} shown` : lettersOf(total)}
+            {readAt === undefined ? null : (
+              <>
+                {" "}
+                · this list was read <Ago at={readAt} />, and stays as it is{" "}
+                <button type="button" className="quiet" onClick={() => refreshAll(queries)}>
+                  Read it anew
+                </button>
+              </>
+            )}
             <span className="hint wide">
               {" "}
               · <kbd>j</kbd> <kbd>k</kbd> move
@@ -297,7 +339,7 @@ const Table = ({ filter, hasMore, items, onChange, onEnd, total }: TableProps) =
                   aria-selected={isAll || row.getIsSelected()}
                   className={`row ${mayChange ? "" : "looking"} ${index === active ? "active" : ""}`}
                   style={{ transform: `translateY(${start}px)`, height: rowHeight }}
-                  onClick={() => setActive(index)}
+                  onClick={() => setActiveId(row.id)}
                 >
                   {row.getVisibleCells().map(({ column, getContext, id }) => (
                     <div key={id} role="cell" className={`cell ${column.id}`}>

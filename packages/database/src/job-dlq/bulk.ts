@@ -28,6 +28,8 @@ export interface BulkOptions {
   readonly batchSize?: number | undefined;
   /** Dead letters at most that are replayed or discarded; those that cannot be do not count. Default: all that match. */
   readonly limit?: number | undefined;
+  /** Only those that were there at this moment: the `asOf` of a preview, so that nothing is changed that it did not count. Default: now. */
+  readonly asOf?: string | undefined;
   /** Dead letters a second at most, more than 0. Default: as fast as it goes. */
   readonly ratePerSecond?: number | undefined;
 }
@@ -35,7 +37,9 @@ export interface BulkOptions {
 /** Of a change by ids, which is one statement in the scope around it: none of {@link BulkOptions}. */
 export type NoBulkOptions = { readonly [K in keyof BulkOptions]?: undefined };
 
-const bulkFields = ["scope", "batchSize", "limit", "ratePerSecond"] as const satisfies ReadonlyArray<keyof BulkOptions>;
+const bulkFields = ["scope", "batchSize", "limit", "asOf", "ratePerSecond"] as const satisfies ReadonlyArray<
+  keyof BulkOptions
+>;
 
 /** Refuses what a change by ids would not do. */
 export const noBulkOf = (operation: string, options: BulkOptions) => {
@@ -58,6 +62,12 @@ const rateOf = (operation: string, rate: number) =>
     : new InvalidInput({ operation, field: "ratePerSecond", problem: `is ${rate}; it must be more than 0` });
 
 const decodeSnapshot = S.decodeUnknown(S.Tuple(S.Struct({ snapshot: S.String })));
+
+/** What a preview says as `asOf`: a snapshot in PostgreSQL's spelling. Another database's means nothing here, and is not told from ours. */
+const asOfOf = (operation: string, asOf: string) =>
+  typeof asOf === "string" && asOf.length <= 100_000 && /^\d{1,19}:\d{1,19}:(?:\d{1,19}(?:,\d{1,19})*)?$/u.test(asOf)
+    ? Effect.succeed(asOf)
+    : new InvalidInput({ operation, field: "asOf", problem: "is none; it is what a preview says as asOf" });
 
 /** A batch that was done: how many dead letters it asked for and took, and the place of the last of them, if any. */
 export interface Batch<A> {
@@ -109,8 +119,12 @@ export const inBatches = <A, E>(
       const batchSize = yield* wholeOf(operation, "batchSize", options.batchSize ?? 1000, 1, 10_000);
       const limit = yield* wholeOf(operation, "limit", options.limit ?? 1_000_000_000, 1, 1_000_000_000);
       const inScope = within(sql, options.scope);
-      const rows = yield* inScope(sql`SELECT pg_current_snapshot()::text AS snapshot`);
-      const [{ snapshot }] = yield* Effect.orDie(decodeSnapshot(rows));
+      const present = Effect.gen(function* () {
+        const rows = yield* sql`SELECT pg_current_snapshot()::text AS snapshot`;
+        const [{ snapshot }] = yield* Effect.orDie(decodeSnapshot(rows));
+        return snapshot;
+      });
+      const snapshot = options.asOf === undefined ? yield* inScope(present) : yield* asOfOf(operation, options.asOf);
       // A slow rate means small batches, so that no batch bursts beyond a second's worth.
       const size = rate === undefined ? batchSize : Math.min(batchSize, Math.max(1, Math.floor(rate)));
       const pause = (done: number) =>

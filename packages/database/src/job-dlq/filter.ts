@@ -38,6 +38,12 @@ const Storable = S.Unknown.pipe(
 );
 const Text = S.NonEmptyString.pipe(S.filter((text) => textProblem(text)));
 
+// Date.parse alone makes a day in 2001 of "2".
+const Moment = S.compose(
+  S.String.pipe(S.pattern(/^\d{4}-\d\d-\d\d(?:T\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?$/iu)),
+  S.Date.pipe(S.validDate()),
+);
+
 /** Every condition must hold. In JSON the times are ISO strings. */
 export const JobDlqFilter = S.Struct({
   /** Dead letters by id, at most 10,000. */
@@ -47,9 +53,9 @@ export const JobDlqFilter = S.Struct({
   /** `errorReason`: one of `JobDlqReason`, or what another producer wrote. */
   reason: optional(Text),
   /** Dead-lettered at this time or later. */
-  since: optional(S.Date.pipe(S.validDate())),
+  since: optional(Moment),
   /** Dead-lettered before this time. */
-  until: optional(S.Date.pipe(S.validDate())),
+  until: optional(Moment),
   requestId: optional(S.UUID),
   userId: optional(S.UUID),
   originalJobId: optional(S.UUID),

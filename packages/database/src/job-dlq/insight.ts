@@ -22,6 +22,8 @@ import { makeStats } from "./stats.js";
 export class JobDlqPreview extends S.Class<JobDlqPreview>("JobDlqPreview")({
   /** Dead letters that match. */
   count: S.Int,
+  /** The moment of it. A bulk change that is given it changes nothing that came since. */
+  asOf: S.String,
   /** By type, the most frequent first; adds up to `count`. */
   byType: S.Array(S.Struct({ type: S.String, count: S.Int })),
   /** By reason, the most frequent first; adds up to `count`. */
@@ -62,6 +64,7 @@ export interface GroupsOptions {
 
 const Counted = S.Struct({
   total: S.Int,
+  asOf: S.String,
   byType: S.parseJson(JobDlqPreview.fields.byType),
   byReason: S.parseJson(JobDlqPreview.fields.byReason),
   oldest: S.NullOr(S.DateTimeUtcFromDate),
@@ -96,7 +99,7 @@ export const makeInsight = Effect.gen(function* () {
       by_reason AS (
         SELECT error_reason AS reason, sum(count)::int AS count FROM counted GROUP BY error_reason),
       summary AS (
-        SELECT 1 AS place, COALESCE(sum(count), 0)::int AS total,
+        SELECT 1 AS place, COALESCE(sum(count), 0)::int AS total, pg_current_snapshot()::text AS as_of,
           ${shownTime(sql, sql`min(oldest)`)} AS oldest, ${shownTime(sql, sql`max(newest)`)} AS newest,
           (SELECT COALESCE(jsonb_agg(to_jsonb(t) ORDER BY t.count DESC, t.type COLLATE "C"), '[]') FROM by_type t) AS by_type,
           (SELECT COALESCE(jsonb_agg(to_jsonb(r) ORDER BY r.count DESC, r.reason COLLATE "C"), '[]') FROM by_reason r) AS by_reason
@@ -108,9 +111,9 @@ export const makeInsight = Effect.gen(function* () {
         ORDER BY d.dlq_at DESC, d.id DESC
         LIMIT 10)
       SELECT * FROM summary FULL JOIN sample USING (place) ORDER BY place`.pipe(refused(operation));
-    const { byReason, byType, newest, oldest, total } = yield* Effect.orDie(decodeCounted(rows[0]));
+    const { asOf, byReason, byType, newest, oldest, total } = yield* Effect.orDie(decodeCounted(rows[0]));
     const { bad, items } = letters.partition(total === 0 ? [] : rows);
-    return new JobDlqPreview({ count: total, byType, byReason, oldest, newest, sample: items, bad });
+    return new JobDlqPreview({ count: total, asOf, byType, byReason, oldest, newest, sample: items, bad });
   });
 
   /**

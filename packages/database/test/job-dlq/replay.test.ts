@@ -277,6 +277,26 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.replay with options",
       }),
     );
 
+    it.effect("takes only what a preview counted, when it is told the preview's moment, and so does discard", () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const appId = yield* newTenant;
+        const inside = Client.tenant(appId);
+        yield* dead(appId, 3);
+        const { asOf, count } = yield* inside(db.jobDlq.preview({}));
+        assert.strictEqual(count, 3);
+        yield* dead(appId, 2);
+        assert.strictEqual((yield* progressOf(appId, { all: true }, { asOf, limit: 1 })).at(-1)?.outcomes.replayed, 1);
+        const rest = db.jobDlq.discard({ all: true }, { actor, reason: "x", scope: { _tag: "tenant", appId }, asOf });
+        assert.strictEqual(Option.getOrThrow(yield* Stream.runLast(rest)).outcomes.discarded, 2);
+        assert.strictEqual((yield* inside(db.jobDlq.preview({}))).count, 2);
+        // One that was there, and was discarded and restored since, is another arrival.
+        const [event] = (yield* inside(db.jobDlq.events({ kind: "discarded", limit: 1 }))).items;
+        yield* inside(db.jobDlq.restore([event?.id ?? ""], { actor }));
+        assert.deepStrictEqual(yield* progressOf(appId, { all: true }, { asOf }), []);
+      }),
+    );
+
     for (const batchSize of [1, 2, 10]) {
       it.effect(`replays of several letters of one job only the newest, in batches of ${batchSize}`, () =>
         Effect.gen(function* () {
@@ -408,7 +428,7 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.replay with options",
     );
   });
 
-  const ofFilter = { scope: { _tag: "system" }, batchSize: 10, limit: 0, ratePerSecond: 0 } as const;
+  const ofFilter = { scope: { _tag: "system" }, batchSize: 10, limit: 0, asOf: "1:1:", ratePerSecond: 0 } as const;
   for (const [field, value] of Object.entries(ofFilter)) {
     it.effect(`refuses ${field} with ids, which it would not obey, and so does discard`, () =>
       Effect.gen(function* () {
@@ -450,6 +470,7 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.replay with options",
     ["a rate of 0", { ratePerSecond: 0 }, { all: true }, "ratePerSecond"],
     ["a rate that is NaN", { ratePerSecond: Number.NaN }, { all: true }, "ratePerSecond"],
     ["a limit of 0", { limit: 0 }, { all: true }, "limit"],
+    ["a moment that no preview said", { asOf: "now" }, { all: true }, "asOf"],
     ["a batch of 0", { batchSize: 0 }, { all: true }, "batchSize"],
     ["a batch of 10,001", { batchSize: 10_001 }, { all: true }, "batchSize"],
     ["an infinite delay", { delay: "Infinity" }, { all: true }, "delay"],

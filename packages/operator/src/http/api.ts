@@ -75,6 +75,11 @@ export class TooManyRequests extends S.TaggedError<TooManyRequests>()(
   { ...problem(429, "Too Many Requests"), retryAfterSeconds: S.Int },
   { ...HttpApiSchema.annotations({ status: 429, description: "Too often; Retry-After says when" }), ...asProblem },
 ) {}
+/** It is stored in a way that the model does not know. */
+export class Unreadable extends S.TaggedError<Unreadable>()("Unreadable", problem(422, "Unprocessable Content"), {
+  ...HttpApiSchema.annotations({ status: 422, description: "The stored row does not fit the model" }),
+  ...asProblem,
+}) {}
 /** The database does not answer. */
 export class Unavailable extends S.TaggedError<Unavailable>()("Unavailable", problem(503, "Service Unavailable"), {
   ...HttpApiSchema.annotations({ status: 503, description: "The database does not answer" }),
@@ -89,6 +94,10 @@ export class Authorization extends HttpApiMiddleware.Tag<Authorization>()("@para
 }) {}
 
 // --- what is asked -----------------------------------------------------------
+
+/** What it does not know is refused: a condition that is misspelled would exclude nothing. */
+const strict = <Fields extends S.Struct.Fields>(fields: Fields) =>
+  S.Struct(fields).annotations({ parseOptions: { onExcessProperty: "error" } });
 
 const Limit = S.NumberFromString.pipe(S.int(), S.between(1, 1000));
 const Json = S.parseJson(S.Unknown);
@@ -114,6 +123,8 @@ const filterParams = {
   payload: optional(Json),
   state,
 };
+/** Of a body. */
+const Filter = JobDlqFilter.annotations({ parseOptions: { onExcessProperty: "error" } });
 const pageParams = { limit: optional(Limit), cursor: optional(S.String) };
 
 // --- what is answered --------------------------------------------------------
@@ -144,8 +155,13 @@ export const Event = S.Struct({ ...JobDlqEvent.fields, detail: S.Unknown, at: S.
 
 const page = <A, I>(items: S.Schema<A, I>) => S.Struct({ items: S.Array(items), next: S.NullOr(S.String) });
 
+/** A stored row that does not fit the model. Nothing is told of it to whom payloads are hidden. */
+const Unfit = S.Struct({ id: S.String, problem: S.NullOr(S.String) });
+
 export const Preview = S.Struct({
   count: S.Int,
+  /** The moment of it: what a bulk change takes as `asOf`, to leave what came since. */
+  asOf: S.String,
   byType: S.Array(S.Struct({ type: S.String, count: S.Int })),
   byReason: S.Array(S.Struct({ reason: S.String, count: S.Int })),
   sample: S.Array(Letter),
@@ -188,8 +204,8 @@ const reading = HttpApiGroup.make("reading")
   )
   .add(
     HttpApiEndpoint.get("letters", "/letters")
-      .setUrlParams(S.Struct({ ...filterParams, ...pageParams }))
-      .addSuccess(page(Letter))
+      .setUrlParams(strict({ ...filterParams, ...pageParams }))
+      .addSuccess(S.Struct({ items: S.Array(Letter), unreadable: S.Array(Unfit), next: S.NullOr(S.String) }))
       .annotateContext(
         says(
           "viewer",
@@ -219,7 +235,7 @@ const reading = HttpApiGroup.make("reading")
   )
   .add(
     HttpApiEndpoint.get("preview", "/preview")
-      .setUrlParams(S.Struct(filterParams))
+      .setUrlParams(strict(filterParams))
       .addSuccess(Preview)
       .annotateContext(
         says(
@@ -230,21 +246,21 @@ const reading = HttpApiGroup.make("reading")
   )
   .add(
     HttpApiEndpoint.get("groups", "/groups")
-      .setUrlParams(S.Struct({ ...filterParams, limit: optional(Limit) }))
+      .setUrlParams(strict({ ...filterParams, limit: optional(Limit) }))
       .addSuccess(S.Array(JobDlqGroup))
       .annotateContext(says("viewer", "The failures that are the same failure, the most frequent first.")),
   )
   .add(
     HttpApiEndpoint.get("stats", "/stats")
       /** `from`: where the window begins. Each figure says itself which state it counts, so `state` is refused. */
-      .setUrlParams(S.Struct({ by: StatsKey, from: optional(S.Date.pipe(S.validDate())), ...filterParams }))
+      .setUrlParams(strict({ by: StatsKey, from: optional(S.Date.pipe(S.validDate())), ...filterParams }))
       .addSuccess(S.Array(JobDlqStat))
       .annotateContext(says("viewer", "How many dead letters, by type, reason or time, and whether replaying helps.")),
   )
   .add(
     HttpApiEndpoint.get("events", "/events")
       .setUrlParams(
-        S.Struct({
+        strict({
           dlqId: optional(S.UUID),
           originalJobId: optional(S.UUID),
           kind: optional(EventKind),
@@ -257,7 +273,7 @@ const reading = HttpApiGroup.make("reading")
   )
   .add(
     HttpApiEndpoint.get("export", "/export")
-      .setUrlParams(S.Struct(filterParams))
+      .setUrlParams(strict(filterParams))
       .addSuccess(Lines)
       .annotateContext(
         says(
@@ -269,7 +285,7 @@ const reading = HttpApiGroup.make("reading")
   .add(
     HttpApiEndpoint.get("changes", "/changes")
       /** `after`: the id of an event of an earlier stream. Default: from now on. */
-      .setUrlParams(S.Struct({ after: optional(S.NonEmptyString) }))
+      .setUrlParams(strict({ after: optional(S.NonEmptyString) }))
       .setHeaders(S.Struct({ "last-event-id": optional(S.NonEmptyString) }))
       .addSuccess(Events)
       .annotateContext(
@@ -283,15 +299,19 @@ const reading = HttpApiGroup.make("reading")
 
 // --- changing ----------------------------------------------------------------
 
-const bulk = { limit: optional(S.Int.pipe(S.positive())), ratePerSecond: optional(S.Number.pipe(S.positive())) };
+const bulk = {
+  limit: optional(S.Int.pipe(S.positive())),
+  asOf: optional(S.String),
+  ratePerSecond: optional(S.Number.pipe(S.positive())),
+};
 const why = S.NonEmptyTrimmedString.pipe(S.maxLength(2000));
 
 const changing = HttpApiGroup.make("changing")
   .add(
     HttpApiEndpoint.post("replay", "/replay")
       .setPayload(
-        S.Struct({
-          filter: JobDlqFilter,
+        strict({
+          filter: Filter,
           /** What the jobs get instead of their own payload. */
           payload: optional(S.Unknown),
           delayMillis: optional(S.Int.pipe(S.nonNegative())),
@@ -308,7 +328,7 @@ const changing = HttpApiGroup.make("changing")
   )
   .add(
     HttpApiEndpoint.post("discard", "/discard")
-      .setPayload(S.Struct({ filter: JobDlqFilter, reason: why, limit: bulk.limit }))
+      .setPayload(strict({ filter: Filter, reason: why, limit: bulk.limit, asOf: bulk.asOf }))
       .addSuccess(Outcomes)
       .annotateContext(
         says("operator", "Discards what the filter matches; `restore` brings it back. Events as with replay."),
@@ -316,9 +336,7 @@ const changing = HttpApiGroup.make("changing")
   )
   .add(
     HttpApiEndpoint.post("restore", "/restore")
-      .setPayload(
-        S.Struct({ eventIds: S.Array(S.UUID).pipe(S.minItems(1), S.maxItems(10_000)), reason: optional(why) }),
-      )
+      .setPayload(strict({ eventIds: S.Array(S.UUID).pipe(S.minItems(1), S.maxItems(10_000)), reason: optional(why) }))
       .addSuccess(S.Array(RestoreReceipt))
       .annotateContext(
         says("operator", "Brings back what the events of the ledger removed, with the outcome of each."),
@@ -337,14 +355,14 @@ const changing = HttpApiGroup.make("changing")
   )
   .add(
     HttpApiEndpoint.post("purge", "/purge")
-      .setPayload(S.Struct({ olderThanDays: S.Int.pipe(S.nonNegative()) }))
+      .setPayload(strict({ olderThanDays: S.Int.pipe(S.nonNegative()) }))
       .addSuccess(S.Struct({ purged: S.Int }))
       .annotateContext(says("admin", "Deletes replayed dead letters for good.")),
   )
   .add(
     HttpApiEndpoint.post("retain", "/retain")
       .setPayload(
-        S.Struct({
+        strict({
           replayed: optional(S.Int.pipe(S.nonNegative())),
           discarded: optional(S.Int.pipe(S.nonNegative())),
           pending: optional(S.Int.pipe(S.positive())),
@@ -357,7 +375,7 @@ const changing = HttpApiGroup.make("changing")
   )
   .add(
     HttpApiEndpoint.post("erase", "/erase")
-      .setPayload(S.Struct({ filter: JobDlqFilter, reason: optional(why) }))
+      .setPayload(strict({ filter: Filter, reason: optional(why) }))
       .addSuccess(ErasureReceipt)
       .annotateContext(
         says("admin", "Erases personal data for good: dead letters, their copies in the ledger and their jobs."),
@@ -373,6 +391,7 @@ export const Api = HttpApi.make("dlq")
   .addError(Forbidden)
   .addError(NotFound)
   .addError(TooManyRequests)
+  .addError(Unreadable)
   .addError(Unavailable)
   .annotate(OpenApi.Title, "Dead letters")
   .annotate(OpenApi.Description, "What the command dlq does, over HTTP: in the scope of the caller's token.");

@@ -15,6 +15,7 @@ import { JobDlqGroup } from "@parametric-portal/database/job-dlq/insight";
 import { JobDlqRound, JobHistory } from "@parametric-portal/database/job-dlq/lineage";
 import type { JobDlq } from "@parametric-portal/database/models";
 import { DatabaseService } from "@parametric-portal/database/repos";
+import * as Clock from "effect/Clock";
 import * as Effect from "effect/Effect";
 import * as Either from "effect/Either";
 import * as Option from "effect/Option";
@@ -23,16 +24,17 @@ import * as Stream from "effect/Stream";
 import { Caller, isAtLeast, type Role } from "../access.js";
 import type { Target } from "../options.js";
 import { letterJson } from "../output.js";
-import { Api, BadRequest, Forbidden, type Letter, NotFound, TooManyRequests, Unavailable } from "./api.js";
+import { Api, BadRequest, Forbidden, type Letter, NotFound, TooManyRequests, Unavailable, Unreadable } from "./api.js";
 
 // --- errors ------------------------------------------------------------------
 
-type ApiError = BadRequest | Forbidden | NotFound | TooManyRequests | Unavailable;
+type ApiError = BadRequest | Forbidden | NotFound | TooManyRequests | Unreadable | Unavailable;
 const isApiError = (error: unknown): error is ApiError =>
   error instanceof BadRequest ||
   error instanceof Forbidden ||
   error instanceof NotFound ||
   error instanceof TooManyRequests ||
+  error instanceof Unreadable ||
   error instanceof Unavailable;
 
 const unavailable = new Unavailable({
@@ -47,6 +49,11 @@ interface Tagged {
 /** An operation's error as the API's. */
 const problemOf = (error: Tagged): Effect.Effect<ApiError> => {
   if (isApiError(error)) return Effect.succeed(error);
+  if (error._tag === "BadRow") {
+    const detail =
+      "The stored row does not fit the model. The export has it as it is; the server's log says what does not fit.";
+    return Effect.as(Effect.logError("A stored row does not fit the model", error), new Unreadable({ detail }));
+  }
   return callersFaults.has(error._tag)
     ? Effect.succeed(new BadRequest({ detail: error.message }))
     : Effect.as(Effect.logError("A request failed", error), unavailable);
@@ -120,6 +127,17 @@ const event = (name: string, data: unknown, id?: string) =>
 // Proxies end what is silent.
 const alive = Stream.repeatEffectWithSchedule(Effect.succeed(": \n\n"), Schedule.spaced("15 seconds"));
 
+/** Ends an answer that goes on when the token that asked for it expires. */
+const untilExpiry =
+  ({ expiresAt }: (typeof Caller)["Service"]) =>
+  <A, E, R>(stream: Stream.Stream<A, E, R>): Stream.Stream<A, E, R> =>
+    expiresAt === undefined
+      ? stream
+      : Stream.interruptWhen(
+          stream,
+          Effect.flatMap(Clock.currentTimeMillis, (now) => Effect.sleep(Math.max(expiresAt.getTime() - now, 0))),
+        );
+
 /** Server-sent events; what goes wrong is the last of them, `problem`. */
 const events = <E extends Tagged, R>(stream: Stream.Stream<string, E, R>) =>
   Effect.map(Effect.context<R>(), (context) =>
@@ -157,10 +175,14 @@ export const reading = HttpApiBuilder.group(Api, "reading", (handlers) => {
       as("viewer", (db, caller, inside) =>
         Effect.gen(function* () {
           const { cursor, limit } = urlParams;
-          const { items, next } = yield* inside(
+          const { bad, items, next } = yield* inside(
             db.jobDlq.page(yield* filterOf(caller, urlParams), { limit: limit ?? 50, cursor }),
           );
-          return { items: items.map(shown(caller)), next: Option.getOrNull(next) };
+          return {
+            items: items.map(shown(caller)),
+            unreadable: bad.map(({ id, message }) => ({ id, problem: caller.seesPayloads ? message : null })),
+            next: Option.getOrNull(next),
+          };
         }),
       ),
     )
@@ -201,10 +223,10 @@ export const reading = HttpApiBuilder.group(Api, "reading", (handlers) => {
     .handle("preview", ({ urlParams }) =>
       as("viewer", (db, caller, inside) =>
         Effect.gen(function* () {
-          const { byReason, byType, count, sample } = yield* inside(
+          const { asOf, byReason, byType, count, sample } = yield* inside(
             db.jobDlq.preview(yield* filterOf(caller, urlParams)),
           );
-          return { count, byType, byReason, sample: sample.map(shown(caller)) };
+          return { count, asOf, byType, byReason, sample: sample.map(shown(caller)) };
         }),
       ),
     )
@@ -241,7 +263,7 @@ export const reading = HttpApiBuilder.group(Api, "reading", (handlers) => {
         Effect.gen(function* () {
           // Told before the answer begins, not in the middle of it.
           const filter = yield* checkFilter("jobDlq.exportTo", yield* filterOf(caller, urlParams));
-          const pieces = db.jobDlq.exportTo(filter, { scope: caller.scope });
+          const pieces = untilExpiry(caller)(db.jobDlq.exportTo(filter, { scope: caller.scope }));
           return HttpServerResponse.stream(
             Stream.tapError(Stream.encodeText(pieces), (error) => Effect.logError("An export broke off", error)),
             { contentType: "application/x-ndjson" },
@@ -265,7 +287,9 @@ export const reading = HttpApiBuilder.group(Api, "reading", (handlers) => {
             Effect.sync(() => changes++),
             () => Effect.sync(() => changes--),
           );
-          const arrivals = Stream.flatMap(counted, () => db.jobDlq.changes({ scope: caller.scope, after }));
+          const arrivals = Stream.flatMap(counted, () => db.jobDlq.changes({ scope: caller.scope, after })).pipe(
+            untilExpiry(caller),
+          );
           return yield* events(
             Stream.map(arrivals, ({ letter, position }) =>
               Either.match(letter, {
@@ -309,17 +333,17 @@ const mostProblems = 100;
 
 export const changing = HttpApiBuilder.group(Api, "changing", (handlers) =>
   handlers
-    .handle("replay", ({ request, payload: { delayMillis, filter, limit, ratePerSecond, ...given } }) =>
+    .handle("replay", ({ request, payload: { asOf, delayMillis, filter, limit, ratePerSecond, ...given } }) =>
       as("operator", (db, { name, scope }) =>
         bulk(
           request,
-          db.jobDlq.replay(filter, { actor: name, scope, limit, ratePerSecond, delay: delayMillis, ...given }),
+          db.jobDlq.replay(filter, { actor: name, scope, asOf, limit, ratePerSecond, delay: delayMillis, ...given }),
         ),
       ),
     )
-    .handle("discard", ({ request, payload: { filter, limit, reason } }) =>
+    .handle("discard", ({ request, payload: { asOf, filter, limit, reason } }) =>
       as("operator", (db, { name, scope }) =>
-        bulk(request, db.jobDlq.discard(filter, { actor: name, reason, scope, limit })),
+        bulk(request, db.jobDlq.discard(filter, { actor: name, reason, scope, asOf, limit })),
       ),
     )
     .handle("restore", ({ payload: { eventIds, reason } }) =>
