@@ -26,7 +26,9 @@ export const Session = ({ children }: { readonly children: ReactNode }) => {
     staleTime: Number.POSITIVE_INFINITY,
     // Until it is there: a page that was opened too early comes by itself.
     refetchInterval: ({ state }) =>
-      state.error instanceof Problem && state.error.status !== 401 && state.data === undefined ? 3000 : false,
+      state.error instanceof Problem && ![401, 429].includes(state.error.status) && state.data === undefined
+        ? 3000
+        : false,
   });
   const enter = (token: string | null) => {
     keepToken(token);

@@ -25,27 +25,33 @@ const Opened = ({ id }: { readonly id: string }) => {
   const { interval } = useLive();
   const letter = useQuery({
     queryKey: ["letter", id],
-    queryFn: ({ signal }) => api.letter(id, { signal }),
+    // One that is not there is an answer, which stays while it is asked for again.
+    queryFn: ({ signal }) =>
+      api.letter(id, { signal }).catch((error: unknown) => {
+        if (error instanceof Problem && (error.status === 404 || error.status === 400)) return null;
+        throw error;
+      }),
     refetchInterval: interval,
   });
-  const isGone = letter.error instanceof Problem && (letter.error.status === 404 || letter.error.status === 400);
   return (
     <>
       <p>
         <Link to="/letters">← Dead letters</Link>
       </p>
-      {isGone ? (
-        <>
-          <h1>Dead letter</h1>
-          <Empty title="It is not in the queue.">
-            It was discarded, purged or erased, or it never was there. What the ledger knows stands below.
-          </Empty>
-        </>
-      ) : (
-        <Answer query={letter} what="the dead letter">
-          {(found) => <Found letter={found} onDo={(next) => setDoing({ letter: found, ...next })} />}
-        </Answer>
-      )}
+      <Answer query={letter} what="the dead letter">
+        {(found) =>
+          found === null ? (
+            <>
+              <h1>Dead letter</h1>
+              <Empty title="It is not in the queue.">
+                It was discarded, purged or erased, or it never was there. What the ledger knows stands below.
+              </Empty>
+            </>
+          ) : (
+            <Found letter={found} onDo={(next) => setDoing({ letter: found, ...next })} />
+          )
+        }
+      </Answer>
       <Done id={id} />
       {doing?.what === "change" ? <ChangeDialog change={doing.change} onClose={close} /> : null}
       {doing?.what === "edit" ? (
