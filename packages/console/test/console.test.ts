@@ -46,7 +46,7 @@ suite(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the co
   const filled = Effect.gen(function* () {
     const db = yield* DatabaseService;
     const mine = yield* newTenant;
-    const made = yield* Client.tenant(mine)(
+    yield* Client.tenant(mine)(
       db.jobDlq.insertMany([
         ...Array.from({ length: 120 }, (_, n) =>
           letter(mine, {
@@ -81,7 +81,7 @@ suite(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the co
     const as = (role: string, path: string, look = {}) =>
       open(chromium, at(path), { token: `${role} ${mine}`, ...look });
     const pending = Effect.map(Client.tenant(mine)(db.jobDlq.preview({})), ({ count }) => count);
-    return { db, mine, made, port, served, tokens, at, as, chromium, pending };
+    return { db, mine, port, served, tokens, at, as, chromium, pending };
   });
 
   const does = <A>(use: () => Promise<A>) => Effect.promise(use);
@@ -391,7 +391,7 @@ suite(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the co
 
   it.scoped("reads the raw letter only when it is asked to, and the ledger has it", () =>
     Effect.gen(function* () {
-      const { as, db, made: _, mine } = yield* filled;
+      const { as, db, mine } = yield* filled;
       const [one] = (yield* Client.tenant(mine)(db.jobDlq.page({ type: "mail.send" }, { limit: 1 }))).items;
       const page = yield* as("operator", `/letters/${one?.id}`);
       const viewed = Effect.map(Client.tenant(mine)(db.jobDlq.events({ kind: "viewed" })), ({ items }) => items.length);

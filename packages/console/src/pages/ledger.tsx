@@ -10,7 +10,7 @@ import { Ago, Answer, Chip, count, Dialog, Empty, LetterLink, letters, Trouble }
 
 const kinds = ["replayed", "discarded", "restored", "erased", "purged", "expired", "imported", "viewed"];
 
-export const isRestorable = ({ hasEntry, isUndone, kind }: LedgerEvent): boolean =>
+const isRestorable = ({ hasEntry, isUndone, kind }: LedgerEvent): boolean =>
   (kind === "discarded" || kind === "expired") && hasEntry && !isUndone;
 
 export const Ledger = () => {

@@ -84,12 +84,10 @@ export const open = (chromium: Browser, url: string, { theme = "light", token, w
 export const isAccessible = async (page: Page, what: string): Promise<void> => {
   await page.addScriptTag({ content: axe.source });
   const violations = await page.evaluate(async () => {
-    // biome-ignore lint/suspicious/noExplicitAny: what was just put into the page.
-    const found = await (globalThis as any).axe.run();
-    return found.violations.map(
-      (one: { id: string; nodes: ReadonlyArray<{ html: string; failureSummary: string }> }) =>
-        `${one.id}: ${one.nodes[0]?.html} ${one.nodes[0]?.failureSummary}`,
-    );
+    // What was just put into the page.
+    const { axe } = globalThis as unknown as { readonly axe: typeof import("axe-core") };
+    const { violations } = await axe.run();
+    return violations.map(({ id, nodes: [first] }) => `${id}: ${first?.html} ${first?.failureSummary}`);
   });
   assert.deepStrictEqual(violations, [], what);
   const [wide, window] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);

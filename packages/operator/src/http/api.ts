@@ -96,8 +96,8 @@ export class Authorization extends HttpApiMiddleware.Tag<Authorization>()("@para
 // --- what is asked -----------------------------------------------------------
 
 /** What it does not know is refused: a condition that is misspelled would exclude nothing. */
-const strict = <Fields extends S.Struct.Fields>(fields: Fields) =>
-  S.Struct(fields).annotations({ parseOptions: { onExcessProperty: "error" } });
+const refusesUnknown = { parseOptions: { onExcessProperty: "error" } } as const;
+const strict = <Fields extends S.Struct.Fields>(fields: Fields) => S.Struct(fields).annotations(refusesUnknown);
 
 const Limit = S.NumberFromString.pipe(S.int(), S.between(1, 1000));
 const Json = S.parseJson(S.Unknown);
@@ -124,7 +124,7 @@ const filterParams = {
   state,
 };
 /** Of a body. */
-const Filter = JobDlqFilter.annotations({ parseOptions: { onExcessProperty: "error" } });
+const Filter = JobDlqFilter.annotations(refusesUnknown);
 const pageParams = { limit: optional(Limit), cursor: optional(S.String) };
 
 // --- what is answered --------------------------------------------------------
