@@ -85,6 +85,19 @@ const withRole = ({ database, host, password, port, role, url, username, ...rest
   return { ...rest, url: Redacted.make(address.href) };
 };
 
+/** The names of columns are few, and every row of every answer has them. */
+const remembered = (transform: (name: string) => string) => {
+  const known = new Map<string, string>();
+  return (name: string): string => {
+    const before = known.get(name);
+    if (before !== undefined) return before;
+    const after = transform(name);
+    // A statement may name its columns after what it was given.
+    if (known.size < 10_000) known.set(name, after);
+    return after;
+  };
+};
+
 const make = (given: Options) => {
   const options = given.role === undefined ? given : withRole(given);
   return PgClient.make({
@@ -93,8 +106,8 @@ const make = (given: Options) => {
     connectTimeout: options.connectTimeout ?? "5 seconds",
     types,
     // Column names only: with transformJson it would rename the keys inside stored payloads.
-    transformQueryNames: Str.camelToSnake,
-    transformResultNames: Str.snakeToCamel,
+    transformQueryNames: remembered(Str.camelToSnake),
+    transformResultNames: remembered(Str.snakeToCamel),
     transformJson: false,
   }).pipe(Effect.map((client) => Object.assign(client, { withTransaction: withTransaction(client) })));
 };

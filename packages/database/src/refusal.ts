@@ -2,6 +2,7 @@
 import { SqlError } from "@effect/sql/SqlError";
 import * as Effect from "effect/Effect";
 import { AccessDenied, AppNotFound, InvalidInput } from "./errors.js";
+import { isOpeningRefused } from "./opening.js";
 import { classify, databaseError } from "./sql-state.js";
 
 /** What any statement may fail with, beside the errors of its own operation. */
@@ -10,6 +11,8 @@ export type QueryError = SqlError | AccessDenied | InvalidInput;
 type Refused<E> = Exclude<E, SqlError> | QueryError;
 
 const translate = (operation: string, error: SqlError): QueryError => {
+  // That is about the scope around the operation.
+  if (isOpeningRefused(error.cause)) return error;
   const { constraint, message } = databaseError(error);
   switch (classify(error)) {
     case "RowSecurity":

@@ -9,6 +9,7 @@
 import * as SqlClient from "@effect/sql/SqlClient";
 import type * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
+import * as Either from "effect/Either";
 import * as S from "effect/Schema";
 import { actorOf, millisOf, uuidOf } from "./arguments.js";
 import { boundHistory, boundText, errorText, historyHead, maxHistory } from "./error-text.js";
@@ -28,6 +29,7 @@ import { makeInsight } from "./job-dlq/insight.js";
 import { makeLedger, replayedElsewhere } from "./job-dlq/ledger.js";
 import { makeLineage } from "./job-dlq/lineage.js";
 import { type JobDlqPage, newestFirst, type PageOptions } from "./job-dlq/page.js";
+import { quickLetter } from "./job-dlq/quick-letter.js";
 import { makeReplay } from "./job-dlq/replay.js";
 import { makeRetention } from "./job-dlq/retention.js";
 import { makeTransfer } from "./job-dlq/transfer.js";
@@ -87,7 +89,7 @@ export const makeJobRepo = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;
   const jobs = yield* repo(Job, "jobs", { purge: "purge_jobs" });
   const read = rowsOf(Job, "jobs");
-  const dead = rowsOf(JobDlq, "job_dlq");
+  const dead = rowsOf(JobDlq, "job_dlq", quickLetter);
   const encode = encoderOf(Job);
   const encodedRows = S.decodeUnknown(S.Array(S.Struct({ id: S.String })));
   const decodeHeld = S.decodeUnknown(
@@ -95,10 +97,10 @@ export const makeJobRepo = Effect.gen(function* () {
   );
 
   const checked = (operation: string, job: Insert<typeof Job.insert.Type>, prefix = "") =>
-    Effect.tap(encode(operation, job, prefix), ({ type }) =>
-      typeof type === "string" && type.trim() === ""
-        ? new InvalidInput({ operation, field: `${prefix}type`, problem: "is blank" })
-        : Effect.void,
+    Either.filterOrLeft(
+      encode(operation, job, prefix),
+      ({ type }) => typeof type !== "string" || type.trim() !== "",
+      () => new InvalidInput({ operation, field: `${prefix}type`, problem: "is blank" }),
     );
 
   // Appends to a bounded history inside the database: the entry's time is the database's, in milliseconds.
@@ -139,7 +141,7 @@ export const makeJobRepo = Effect.gen(function* () {
      */
     enqueueMany: Effect.fn("jobs.enqueueMany")(function* (input: ReadonlyArray<Insert<typeof Job.insert.Type>>) {
       const operation = "jobs.enqueueMany";
-      const rows = yield* Effect.forEach(input, (job, i) => checked(operation, job, `jobs[${i}].`));
+      const rows = yield* Either.all(Array.from(input, (job, i) => checked(operation, job, `jobs[${i}].`)));
       const ids = yield* inChunks(sql, rows, (chunk) => {
         const column = (name: string) => chunk.map((row) => row[name] ?? null);
         return sql`
@@ -352,7 +354,7 @@ export const makeJobDlqRepo = Effect.gen(function* () {
     purge: "purge_job_dlq",
     fixed: ["originalJobId", "appId", "payload", "attempts", "errorHistory", "replayedAt", "requestId", "userId"],
   });
-  const read = rowsOf(JobDlq, "job_dlq");
+  const read = rowsOf(JobDlq, "job_dlq", quickLetter);
   const encode = encoderOf(JobDlq);
   const decodeReplayedAt = S.decodeUnknown(S.Array(S.Struct({ replayedAt: S.DateFromSelf })));
 
@@ -367,17 +369,20 @@ export const makeJobDlqRepo = Effect.gen(function* () {
         }
       : entry;
   const checked = (operation: string, entry: Insert<typeof JobDlq.insert.Type>, prefix = "") =>
-    Effect.tap(encode(operation, bounded(entry), prefix), ({ attempts, type }) => {
+    Either.flatMap(encode(operation, bounded(entry), prefix), (columns) => {
+      const { attempts, type } = columns;
       if (typeof type === "string" && type.trim() === "") {
-        return new InvalidInput({ operation, field: `${prefix}type`, problem: "is blank" });
+        return Either.left(new InvalidInput({ operation, field: `${prefix}type`, problem: "is blank" }));
       }
       return typeof attempts === "number" && Number.isInteger(attempts) && attempts >= 0 && attempts <= 2_147_483_647
-        ? Effect.void
-        : new InvalidInput({
-            operation,
-            field: `${prefix}attempts`,
-            problem: `is ${attempts}; it must be a whole number, 0 or more`,
-          });
+        ? Either.right(columns)
+        : Either.left(
+            new InvalidInput({
+              operation,
+              field: `${prefix}attempts`,
+              problem: `is ${attempts}; it must be a whole number, 0 or more`,
+            }),
+          );
     });
 
   const page = (operation: string, options: PendingOptions) =>
@@ -420,7 +425,7 @@ export const makeJobDlqRepo = Effect.gen(function* () {
     /** Stores any number of dead letters, all or none; returns how many. More than 10,000 take several statements in one transaction. */
     insertMany: Effect.fn("jobDlq.insertMany")(function* (entries: ReadonlyArray<Insert<typeof JobDlq.insert.Type>>) {
       const operation = "jobDlq.insertMany";
-      const rows = yield* Effect.forEach(entries, (entry, i) => checked(operation, entry, `entries[${i}].`));
+      const rows = yield* Either.all(Array.from(entries, (entry, i) => checked(operation, entry, `entries[${i}].`)));
       const counts = yield* inChunks(sql, rows, (chunk) => {
         const column = (name: string) => chunk.map((row) => row[name] ?? null);
         return sql`

@@ -26,21 +26,28 @@ const where = (error: ParseResult.ParseError) => {
   return issue === undefined ? "the row" : issue.path.length === 0 ? "the row" : issue.path.map(String).join(".");
 };
 
-/** Decoders for the rows of a table: all at once, and one by one only when some row does not fit. */
-export const rowsOf = <A, I>(model: S.Schema<A, I>, table: string) => {
-  const decodeAll = S.decodeUnknownOption(S.Array(model));
-  const decodeOne = S.decodeUnknownEither(model);
+/**
+ * Decoders for the rows of a table. `quick` may decode what it is sure of, exactly as the model would, and leaves everything else
+ * to the model (undefined).
+ */
+export const rowsOf = <A, I>(
+  model: S.Schema<A, I>,
+  table: string,
+  quick: (row: object) => A | undefined = () => undefined,
+) => {
+  const decode = S.decodeUnknownEither(model);
+  const decodeOne = (row: WithId): Either.Either<A, BadRow> => {
+    const sure = quick(row);
+    if (sure !== undefined) return Either.right(sure);
+    return Either.mapLeft(
+      decode(row),
+      (error) => new BadRow({ table, id: String(row.id), problem: `${where(error)} is not what the model says` }),
+    );
+  };
   const partition = (
     rows: ReadonlyArray<WithId>,
   ): { readonly items: ReadonlyArray<A>; readonly bad: ReadonlyArray<BadRow> } => {
-    const all = decodeAll(rows);
-    if (Option.isSome(all)) return { items: all.value, bad: [] };
-    const [bad, items] = Arr.partitionMap(rows, (row) =>
-      Either.mapLeft(
-        decodeOne(row),
-        (error) => new BadRow({ table, id: String(row.id), problem: `${where(error)} is not what the model says` }),
-      ),
-    );
+    const [bad, items] = Arr.partitionMap(rows, decodeOne);
     return { items, bad };
   };
   const first = (rows: ReadonlyArray<WithId>): Effect.Effect<Option.Option<A>, BadRow> => {
@@ -89,15 +96,16 @@ const isJson = (ast: AST.AST): boolean =>
   AST.isTransformation(ast) &&
   (Option.contains(AST.getSchemaIdAnnotation(ast), AST.ParseJsonSchemaId) || isJson(ast.from));
 
-const checkJson = (operation: string, field: string, value: unknown) =>
+// Plain code and no effects: each of a thousand rows has a dozen of these checks.
+const jsonProblem = (operation: string, field: string, value: unknown): InvalidInput | undefined =>
   Option.match(notStorable(value), {
-    onNone: () => Effect.void,
+    onNone: () => undefined,
     onSome: ({ path, problem }) => new InvalidInput({ operation, field: `${field} at ${path}`, problem }),
   });
 
-const checkText = (operation: string, field: string, value: unknown) => {
+const badText = (operation: string, field: string, value: unknown): InvalidInput | undefined => {
   const problem = typeof value === "string" ? textProblem(value) : undefined;
-  return problem === undefined ? Effect.void : new InvalidInput({ operation, field, problem });
+  return problem === undefined ? undefined : new InvalidInput({ operation, field, problem });
 };
 
 const notEncodable = (operation: string, field: string) => (error: ParseResult.ParseError) => {
@@ -124,26 +132,33 @@ export const encoderOf = <M extends Model.AnyNoContext>(model: M) => {
   const json = AST.getPropertySignatures(S.encodedSchema(schema).ast)
     .map(({ name }) => String(name))
     .filter((name) => isJsonField(model, name));
-  const encode = S.encodeUnknown(schema);
-  return (operation: string, row: object, prefix = ""): Effect.Effect<Record<string, unknown>, InvalidInput> =>
-    Effect.gen(function* () {
-      if (typeof row !== "object" || row === null) {
-        return yield* new InvalidInput({ operation, field: prefix || "input", problem: "is no object" });
-      }
-      const given: Record<string, unknown> = Object.fromEntries(fields.map((name) => [name, Reflect.get(row, name)]));
-      for (const name of json) yield* checkJson(operation, `${prefix}${name}`, given[name]);
-      const encoded = yield* Effect.mapError(encode(given), (error) => {
-        const invalid = notEncodable(operation, "")(error);
-        return new InvalidInput({ ...invalid, operation, field: `${prefix}${invalid.field}` });
-      });
-      const columns: Record<string, unknown> = {};
-      for (const [name, value] of Object.entries(encoded)) {
-        if (given[name] === undefined && !json.includes(name)) continue;
-        yield* checkText(operation, `${prefix}${name}`, value);
-        columns[name] = value;
-      }
-      return columns;
-    });
+  const encode = S.encodeUnknownEither(schema);
+  return (operation: string, row: object, prefix = ""): Either.Either<Record<string, unknown>, InvalidInput> => {
+    if (typeof row !== "object" || row === null) {
+      return Either.left(new InvalidInput({ operation, field: prefix || "input", problem: "is no object" }));
+    }
+    const given: Record<string, unknown> = {};
+    for (const name of fields) given[name] = Reflect.get(row, name);
+    for (const name of json) {
+      const problem = jsonProblem(operation, `${prefix}${name}`, given[name]);
+      if (problem !== undefined) return Either.left(problem);
+    }
+    const encoded = encode(given);
+    if (Either.isLeft(encoded)) {
+      const invalid = notEncodable(operation, "")(encoded.left);
+      return Either.left(new InvalidInput({ ...invalid, operation, field: `${prefix}${invalid.field}` }));
+    }
+    const columns: Record<string, unknown> = {};
+    for (const [name, value] of Object.entries(encoded.right)) {
+      const isJsonText = json.includes(name);
+      if (given[name] === undefined && !isJsonText) continue;
+      // What was storable as JSON is so as text.
+      const problem = isJsonText ? undefined : badText(operation, `${prefix}${name}`, value);
+      if (problem !== undefined) return Either.left(problem);
+      columns[name] = value;
+    }
+    return Either.right(columns);
+  };
 };
 
 const fieldSchema = (model: Model.AnyNoContext, name: string): S.Schema<unknown, unknown> | undefined => {
@@ -173,9 +188,11 @@ export const columnsOf = (model: Model.AnyNoContext): Readonly<Record<string, Co
     const json = isJson(schema.ast);
     const value: Column["value"] = (operation, input) =>
       Effect.gen(function* () {
-        if (json) yield* checkJson(operation, name, input);
+        const notJson = json ? jsonProblem(operation, name, input) : undefined;
+        if (notJson !== undefined) return yield* notJson;
         const encoded = yield* Effect.mapError(encode(input), notEncodable(operation, name));
-        yield* checkText(operation, name, encoded);
+        const notText = badText(operation, name, encoded);
+        if (notText !== undefined) return yield* notText;
         return encoded;
       });
     columns[name] = {

@@ -26,6 +26,7 @@ import * as S from "effect/Schema";
 import * as Scope from "effect/Scope";
 import { InvalidInput, ScopeConflict } from "./errors.js";
 import { ClosableConnection, LazyConnection } from "./lazy-connection.js";
+import { type Opening, openWithNext } from "./opening.js";
 
 /** Whose rows a transaction may touch. */
 export type DataScope = { readonly _tag: "tenant"; readonly appId: string } | { readonly _tag: "system" };
@@ -55,6 +56,18 @@ const previousSettings = S.decodeUnknownSync(S.Tuple(S.Struct({ role: S.String, 
 const send = (connection: SqlConnection.Connection, text: string, parameters: ReadonlyArray<unknown> = []) =>
   connection.executeUnprepared(text, parameters, undefined);
 
+// Transactions whose BEGIN waits for a first statement, by their connections.
+const openings = new WeakMap<SqlConnection.Connection, Opening>();
+
+/** Ends a transaction, unless it has not begun: then it is forgotten, and nothing is sent. */
+const ending = <E>(connection: SqlConnection.Connection, end: Effect.Effect<void, E>): Effect.Effect<void, E> =>
+  Effect.suspend(() => {
+    const opening = openings.get(connection);
+    if (opening?.isWaiting() !== true) return end;
+    opening.forget();
+    return Effect.void;
+  });
+
 const Committed = S.is(S.Struct({ command: S.Literal("COMMIT") }));
 
 const commit = (connection: SqlConnection.Connection) =>
@@ -67,13 +80,13 @@ const commit = (connection: SqlConnection.Connection) =>
         message:
           "The transaction was rolled back, nothing of it was written: a statement in it had failed and its error was caught. Put what may fail into a nested withTransaction.",
       }),
-  );
+  ).pipe(Effect.asVoid, (sent) => ending(connection, sent));
 
 // A connection that is gone has rolled back by itself, and the effect's own failure is what counts.
 const rollBack = (connection: SqlConnection.Connection) =>
   Effect.catchAll(send(connection, "ROLLBACK"), (error) =>
     Effect.logDebug("ROLLBACK was not answered; the server has rolled back", error),
-  );
+  ).pipe(Effect.asVoid, (sent) => ending(connection, sent));
 
 const hasEnded = () =>
   new SqlError({
@@ -88,12 +101,22 @@ const isHalfDone = () =>
       "The transaction ended while one inside it was open in another fiber: everything was rolled back, because half of that one would have been committed. Join the fiber inside.",
   });
 
+/** A scope in which nothing was asked is refused all the same when the login may not open it. */
+const tryOpening = (connection: SqlConnection.Connection, settings: string) =>
+  Effect.suspend(() => {
+    const opening = openings.get(connection);
+    if (opening?.isWaiting() !== true) return Effect.void;
+    opening.forget();
+    return Effect.tapError(send(connection, `BEGIN${settings}`), () => rollBack(connection));
+  });
+
 /** Ends the transaction of an effect that has ended, whose fibers cannot reach it any more. `last` runs in it before it commits. */
 const end = <A, E, E2>(
   own: SqlConnection.Connection,
   gate: Queue.Queue<void>,
   exit: Exit.Exit<A, E>,
   last: Effect.Effect<unknown, E2>,
+  { settings }: Around,
 ): Effect.Effect<A, E | E2 | SqlError> =>
   Effect.gen(function* () {
     if (Exit.isFailure(exit)) {
@@ -105,16 +128,27 @@ const end = <A, E, E2>(
       return yield* isHalfDone();
     }
     yield* Effect.tapErrorCause(last, () => rollBack(own));
+    yield* settings === "" ? Effect.void : tryOpening(own, settings);
     yield* commit(own);
     return exit.value;
   });
 
-/** A connection with an open transaction. It goes back to the pool with the scope, and the caller ends the transaction before. */
+/**
+ * A connection with a transaction that begins with its first statement, see `opening.ts`. It goes back to the pool with the scope,
+ * and the caller ends the transaction before.
+ */
 const begin = (sql: SqlClient.SqlClient, { settings }: Around) =>
   sql.reserve.pipe(
-    // Settings that are refused (the login may not become that role) leave the transaction open, and aborted, on a connection that
-    // goes back to the pool.
-    Effect.tap((connection) => Effect.tapError(send(connection, `BEGIN${settings}`), () => rollBack(connection))),
+    Effect.tap((connection) => {
+      const opening = openWithNext(connection, `BEGIN${settings}`.split("; "));
+      if (opening !== undefined) {
+        openings.set(connection, opening);
+        return Effect.addFinalizer(() => Effect.sync(opening.forget));
+      }
+      // Settings that are refused (the login may not become that role) leave the transaction open, and aborted, on a connection
+      // that goes back to the pool.
+      return Effect.tapError(send(connection, `BEGIN${settings}`), () => rollBack(connection));
+    }),
     // A connection that arrives after the interruption would never go back to the pool.
     Effect.uninterruptible,
   );
@@ -133,7 +167,7 @@ const outer = <A, E, R>(sql: SqlClient.SqlClient, around: Around, effect: Effect
           Effect.exit,
         );
         yield* connection.close;
-        return yield* end(own, gate, exit, Effect.void);
+        return yield* end(own, gate, exit, Effect.void, around);
       });
       return yield* Effect.onExit(run, (exit) => Scope.close(scope, exit));
     }),
@@ -360,7 +394,9 @@ export const tenantLazily = (sql: SqlClient.SqlClient, appId: string): readonly 
     (given, effect) => outer(sql, orTenant(around, given), effect),
     (run) => outer(sql, around, onConnection(run)) as Effect.Effect<never, SqlError>,
     Effect.acquireRelease(begin(sql, around), (connection, exit) =>
-      Exit.isSuccess(exit) ? Effect.orDie(send(connection, "COMMIT")) : rollBack(connection),
+      Exit.isSuccess(exit)
+        ? ending(connection, Effect.asVoid(Effect.orDie(send(connection, "COMMIT"))))
+        : rollBack(connection),
     ),
   );
   return [lazy, 0];
@@ -446,6 +482,7 @@ export const tenantOnce =
               Effect.provideService(SqlClient.TransactionConnection, [own, 0]),
               Effect.provideService(CurrentFrame, { ...frame, connection: own }),
             ),
+            around,
           );
           return { value, isCommitted: true };
         });

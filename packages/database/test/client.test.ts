@@ -499,61 +499,73 @@ layer(TestDatabase, { excludeTestServices: true })("client", (it) => {
   });
 
   describe("round trips", () => {
-    it.effect("a scope costs two beside its statements: BEGIN with the settings in one message, and COMMIT", () =>
-      Effect.gen(function* () {
-        const server = yield* TestUrl;
-        const appId = yield* newTenant;
-        const wire = yield* Wire.make(server);
-        yield* Effect.gen(function* () {
-          const db = yield* DatabaseService;
-          const sql = yield* SqlClient.SqlClient;
-          const trips = (effect: Effect.Effect<unknown, unknown, SqlClient.SqlClient>) =>
-            Effect.gen(function* () {
-              wire.reset();
-              yield* Effect.exit(effect);
-              assert.strictEqual(wire.answers(), wire.sent().length);
-              return wire.sent().map((_) => _.trim().replace(/\s+/g, " "));
-            });
-          const count = db.jobs.count();
-          const select = `SELECT count(*)::int AS count FROM "jobs" WHERE 1=1`;
-          const asTenant = `SET LOCAL ROLE parametric_tenant; SET LOCAL app.current_tenant = '${appId}'`;
-          const asSystem = "SET LOCAL ROLE parametric_system; SET LOCAL app.current_tenant = ''";
+    it.effect(
+      "a scope costs one beside its statements, COMMIT: BEGIN and the settings travel with the first of them",
+      () =>
+        Effect.gen(function* () {
+          const server = yield* TestUrl;
+          const appId = yield* newTenant;
+          const wire = yield* Wire.make(server);
+          yield* Effect.gen(function* () {
+            const db = yield* DatabaseService;
+            const sql = yield* SqlClient.SqlClient;
+            const trips = (effect: Effect.Effect<unknown, unknown, SqlClient.SqlClient>) =>
+              Effect.gen(function* () {
+                wire.reset();
+                yield* Effect.exit(effect);
+                assert.strictEqual(wire.answers(), wire.sent().length);
+                return wire.sent().map((_) => _.trim().replace(/\s+/g, " "));
+              });
+            const count = db.jobs.count();
+            const select = `SELECT count(*)::int AS count FROM "jobs" WHERE 1=1`;
+            const asTenant = `SET LOCAL ROLE parametric_tenant; SET LOCAL app.current_tenant = '${appId}'`;
+            const asSystem = "SET LOCAL ROLE parametric_system; SET LOCAL app.current_tenant = ''";
 
-          assert.deepStrictEqual(yield* trips(count), [select]);
-          assert.deepStrictEqual(yield* trips(Client.tenant(appId)(count)), [`BEGIN; ${asTenant}`, select, "COMMIT"]);
-          assert.deepStrictEqual(yield* trips(Client.system(count)), [`BEGIN; ${asSystem}`, select, "COMMIT"]);
-          assert.deepStrictEqual(yield* trips(db.withTransaction(count)), ["BEGIN", select, "COMMIT"]);
-          assert.deepStrictEqual(yield* trips(Client.tenant(appId)(Effect.zipRight(count, Effect.fail("no")))), [
-            `BEGIN; ${asTenant}`,
-            select,
-            "ROLLBACK",
-          ]);
-          const nameless = (statements: ReadonlyArray<string>) =>
-            statements.map((_) => _.replace(/portal_\d+/g, "portal_N"));
-          assert.deepStrictEqual(nameless(yield* trips(Client.tenant(appId)(Client.tenant(appId)(count)))), [
-            `BEGIN; ${asTenant}`,
-            "SAVEPOINT portal_N",
-            select,
-            "RELEASE SAVEPOINT portal_N",
-            "COMMIT",
-          ]);
-          assert.deepStrictEqual(nameless(yield* trips(sql.withTransaction(Client.tenant(appId)(count)))), [
-            "BEGIN",
-            `SAVEPOINT portal_N; SELECT current_setting('role') AS role, current_setting('app.current_tenant', true) AS tenant; ${asTenant}`,
-            select,
-            "SELECT set_config('role', $1, true), set_config('app.current_tenant', $2, true)",
-            "RELEASE SAVEPOINT portal_N",
-            "COMMIT",
-          ]);
-          // What is wrong with the arguments is found without asking the server.
-          assert.deepStrictEqual(yield* trips(Client.tenant("7")(count)), []);
-          assert.strictEqual((yield* Effect.flip(Client.tenant("7")(count)))._tag, "InvalidInput");
-        }).pipe(
-          Effect.provide(
-            DatabaseService.layer.pipe(Layer.provideMerge(Client.layer({ url: wire.url(server), maxConnections: 1 }))),
-          ),
-        );
-      }).pipe(Effect.scoped),
+            assert.deepStrictEqual(yield* trips(count), [select]);
+            assert.deepStrictEqual(yield* trips(Client.tenant(appId)(count)), [
+              `BEGIN; ${asTenant}; ${select}`,
+              "COMMIT",
+            ]);
+            assert.deepStrictEqual(yield* trips(Client.system(count)), [`BEGIN; ${asSystem}; ${select}`, "COMMIT"]);
+            assert.deepStrictEqual(yield* trips(db.withTransaction(count)), [`BEGIN; ${select}`, "COMMIT"]);
+            assert.deepStrictEqual(yield* trips(Client.tenant(appId)(Effect.zipRight(count, Effect.fail("no")))), [
+              `BEGIN; ${asTenant}; ${select}`,
+              "ROLLBACK",
+            ]);
+            assert.deepStrictEqual(yield* trips(Client.tenant(appId)(sql.unsafe("SELECT 1; SELECT 2"))), [
+              `BEGIN; ${asTenant}; SELECT 1; SELECT 2`,
+              "COMMIT",
+            ]);
+            // Nothing was asked, but whether the login may.
+            assert.deepStrictEqual(yield* trips(Client.tenant(appId)(Effect.void)), [`BEGIN; ${asTenant}`, "COMMIT"]);
+            assert.deepStrictEqual(yield* trips(Client.tenant(appId)(Effect.fail("no"))), []);
+            assert.deepStrictEqual(yield* trips(db.withTransaction(Effect.void)), []);
+            const nameless = (statements: ReadonlyArray<string>) =>
+              statements.map((_) => _.replace(/portal_\d+/g, "portal_N"));
+            assert.deepStrictEqual(nameless(yield* trips(Client.tenant(appId)(Client.tenant(appId)(count)))), [
+              `BEGIN; ${asTenant}; SAVEPOINT portal_N`,
+              select,
+              "RELEASE SAVEPOINT portal_N",
+              "COMMIT",
+            ]);
+            assert.deepStrictEqual(nameless(yield* trips(sql.withTransaction(Client.tenant(appId)(count)))), [
+              `BEGIN; SAVEPOINT portal_N; SELECT current_setting('role') AS role, current_setting('app.current_tenant', true) AS tenant; ${asTenant}`,
+              select,
+              "SELECT set_config('role', $1, true), set_config('app.current_tenant', $2, true)",
+              "RELEASE SAVEPOINT portal_N",
+              "COMMIT",
+            ]);
+            // What is wrong with the arguments is found without asking the server.
+            assert.deepStrictEqual(yield* trips(Client.tenant("7")(count)), []);
+            assert.strictEqual((yield* Effect.flip(Client.tenant("7")(count)))._tag, "InvalidInput");
+          }).pipe(
+            Effect.provide(
+              DatabaseService.layer.pipe(
+                Layer.provideMerge(Client.layer({ url: wire.url(server), maxConnections: 1 })),
+              ),
+            ),
+          );
+        }).pipe(Effect.scoped),
     );
   });
 });

@@ -49,6 +49,7 @@ import {
   lastId,
   placeOfSnapshot,
 } from "./position.js";
+import { quickLetter } from "./quick-letter.js";
 
 /** A dead letter that came into the table. */
 export class Arrival extends Data.Class<{
@@ -106,7 +107,7 @@ export const arrivals = (sql: SqlClient.SqlClient, { arrived, id, start }: Arriv
 export const makeChanges = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;
   const { config } = yield* PgClient.PgClient;
-  const letters = rowsOf(JobDlq, "job_dlq");
+  const letters = rowsOf(JobDlq, "job_dlq", quickLetter);
   const decodeSnapshot = S.decodeUnknown(S.Tuple(S.Struct({ snapshot: S.String, xmax: S.String })));
   const decodeLook = S.decodeUnknown(S.NonEmptyArray(Looked));
 

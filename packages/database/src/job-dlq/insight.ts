@@ -15,6 +15,7 @@ import { refused } from "../refusal.js";
 import { rowsOf } from "../rows.js";
 import { checkFilter, compileFilter, type JobDlqFilter } from "./filter.js";
 import { type JobDlqPage, newestFirst, type PageOptions } from "./page.js";
+import { quickLetter } from "./quick-letter.js";
 import { lastErrorLine, shownTime } from "./shown.js";
 import { makeStats } from "./stats.js";
 
@@ -73,7 +74,7 @@ const Counted = S.Struct({
 
 export const makeInsight = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;
-  const letters = rowsOf(JobDlq, "job_dlq");
+  const letters = rowsOf(JobDlq, "job_dlq", quickLetter);
   const decodeCounted = S.decodeUnknown(Counted);
   const decodeGroups = S.decodeUnknown(
     S.Array(S.Struct({ ...JobDlqGroup.fields, first: S.DateTimeUtcFromDate, last: S.DateTimeUtcFromDate })),

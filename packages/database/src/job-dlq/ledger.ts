@@ -9,6 +9,7 @@ import { InvalidCursor, InvalidInput } from "../errors.js";
 import { JobDlq } from "../models.js";
 import { refused } from "../refusal.js";
 import { rowsOf } from "../rows.js";
+import { quickLetter } from "./quick-letter.js";
 
 const letterNames =
   "id original_job_id app_id type payload error_reason attempts error_history dlq_at replayed_at request_id user_id updated_at".split(
@@ -92,7 +93,7 @@ export interface EventsPage {
 
 export const makeLedger = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;
-  const letters = rowsOf(JobDlq, "job_dlq");
+  const letters = rowsOf(JobDlq, "job_dlq", quickLetter);
   const decodeEvents = S.decodeUnknown(S.Array(JobDlqEvent));
   const isUuid = S.is(S.UUID);
 

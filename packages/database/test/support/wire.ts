@@ -42,7 +42,7 @@ export interface Wire {
   readonly cut: () => void;
   /** Waits until no connection is open, which is when each client has been told. */
   readonly closed: Effect.Effect<void>;
-  /** The SQL of each message that the client sent, oldest first. Several statements in one message are one text. */
+  /** The SQL that the client sent, oldest first. What it sent without waiting for an answer between is one text. */
   readonly sent: () => ReadonlyArray<string>;
   /** How often the server said that it is ready for the next message: the round trips. */
   readonly answers: () => number;
@@ -81,11 +81,17 @@ export const make = (server?: Redacted.Redacted) =>
       client.on("close", () => upstream.destroy());
       let isDeaf = false;
       let previous = "";
+      let parsed: Array<string> = [];
       const fromClient = messages(true, (type, body) => {
+        if (type === "S") {
+          if (parsed.length > 0) sent.push(parsed.join("; "));
+          parsed = [];
+        }
         if (type !== "Q" && type !== "P") return;
         // A parse message begins with the name of the prepared statement, which is empty here.
         const statement = textUntilNul(body, type === "Q" ? 0 : body.indexOf(0) + 1);
-        sent.push(statement);
+        if (type === "Q") sent.push(statement);
+        else parsed.push(statement);
         if (isLost?.(statement, previous) === true) {
           isDeaf = true;
           isLost = undefined;
