@@ -34,6 +34,24 @@ const vitest = (...args) =>
     ...args,
   );
 
+// Some of those that are compared need a newer Node than this project does.
+const bench = (...args) =>
+  run(
+    "npx",
+    [
+      "--yes",
+      "--package",
+      "node@24.21.0",
+      "--",
+      "node",
+      "--import",
+      "tsx",
+      join(root, "packages/bench/src/main.ts"),
+      ...args,
+    ],
+    { cwd: root, toAll: true },
+  );
+
 const install = () => {
   say(`installing dependencies with ${packageManager}`);
   return run("npx", ["--yes", packageManager, "install", "--frozen-lockfile", "--prefer-offline"], {
@@ -45,6 +63,10 @@ const install = () => {
 
 const commands = {
   demo: () => demo(...process.argv.slice(3)),
+  bench: () => {
+    say("measuring, one contestant at a time; leave the machine alone");
+    return bench(...process.argv.slice(3));
+  },
   test: () => {
     say("running every test against a real PostgreSQL 18; long campaigns reduced (npm run test:full has them whole)");
     return vitest(...process.argv.slice(3));

@@ -1,0 +1,88 @@
+/**
+ * `npm run bench`: the contest, small enough for some minutes. `--full`: the works as `docs/benchmarks.md` has them, which is
+ * written, with its chart and its JSON.
+ *
+ * `--only WORD` takes the works whose names have it, `--contestants portal,raw` only these, `--rounds N` more or fewer than five.
+ */
+import { parseArgs } from "node:util";
+import * as Postgres from "@parametric-portal/postgres/postgres";
+import * as Console from "effect/Console";
+import * as Effect from "effect/Effect";
+import * as Option from "effect/Option";
+import { contest, enter } from "./contest.js";
+import { figuresOf } from "./figures.js";
+import * as Redis from "./redis.js";
+import * as Report from "./report.js";
+import { works } from "./works.js";
+
+const { values } = parseArgs({
+  options: {
+    full: { type: "boolean", default: false },
+    only: { type: "string", default: "" },
+    contestants: { type: "string", default: "portal,raw,pg-boss,graphile-worker,bullmq" },
+    rounds: { type: "string", default: "5" },
+  },
+});
+const isFull = values.full;
+const rounds = Number(values.rounds);
+if (!Number.isInteger(rounds) || rounds < 1) {
+  console.error(`--rounds ${values.rounds}: must be a whole number, 1 or more`);
+  process.exit(1);
+}
+const chosen = works.filter(({ work }) => work.includes(values.only));
+if (chosen.length === 0) {
+  console.error(`--only ${values.only}: no such work; there are ${works.map(({ work }) => work).join(", ")}`);
+  process.exit(1);
+}
+
+/** What a server has that is there for this: durable, with room. */
+const settings = {
+  shared_buffers: "2GB",
+  max_wal_size: "16GB",
+  checkpoint_timeout: "30min",
+  fsync: "on",
+  synchronous_commit: "on",
+  full_page_writes: "on",
+};
+
+const main = Effect.gen(function* () {
+  const server = yield* Postgres.make({ provider: "embedded", settings });
+  const redis = yield* Redis.start;
+  const files = values.contestants.split(",");
+  const able = files.filter((file) => file !== "bullmq" || Option.isSome(redis));
+  const absent = files.length === able.length ? [] : ["BullMQ (no redis-server)"];
+  for (const name of absent) yield* Console.error(`left out: ${name}`);
+  const entrants = yield* Effect.forEach(able, (file) => enter(file, server.url, Option.getOrUndefined(redis)));
+
+  const figures = [];
+  for (const { full, quick, work, yields } of chosen) {
+    const measured = yield* contest(entrants, work, isFull ? full : quick, rounds);
+    for (const { of, unit, work: name } of yields) {
+      const byContestant = new Map<string, ReadonlyArray<number>>();
+      for (const [{ opened }, own] of measured) {
+        const found = own.map(of).filter((_) => _ !== undefined);
+        if (found.length > 0) byContestant.set(opened.name, found);
+      }
+      figures.push(...figuresOf(name, unit, byContestant));
+    }
+  }
+  yield* Console.log(Report.told(figures));
+  if (isFull) {
+    Report.write(figures, {
+      isFull,
+      rounds,
+      server: `PostgreSQL ${server.version}`,
+      settings,
+      contestants: entrants.map(({ opened }) => opened),
+      absent,
+    });
+  }
+});
+
+Effect.runPromise(Effect.scoped(main)).then(
+  () => process.exit(0),
+  (error) => {
+    console.error(error);
+    process.exit(1);
+  },
+);
