@@ -2,11 +2,10 @@
  * Lets contestants take turns at the same works on one server, and keeps what each round measured.
  *
  * Contract: each contestant is a process of its own with a database of its own, and only one of them works at a time. A round
- * begins in the other direction each time, so that a machine that warms up, or tires, favours none. The first round of each
- * work is run and forgotten: it compiles.
+ * begins in the other direction each time, so that a machine that warms up, or tires, favours none. The first two
+ * rounds of each work are run and forgotten: they compile.
  */
 import { fork } from "node:child_process";
-import { fileURLToPath } from "node:url";
 import * as Databases from "@parametric-portal/postgres/databases";
 import * as Console from "effect/Console";
 import * as Data from "effect/Data";
@@ -46,16 +45,16 @@ export interface Entrant {
 
 const decodeAnswer = S.decodeUnknownSync(Answer);
 
-/** Starts the process of a contestant on a database of its own; both are gone with the scope. */
-export const enter = (file: string, server: Redacted.Redacted, redisUrl: string | undefined) =>
+/** Starts the process of a contestant, `program` of `bundle.ts`, on a database of its own; both are gone with the scope. */
+export const enter = (program: string, file: string, server: Redacted.Redacted, redisUrl: string | undefined) =>
   Effect.gen(function* () {
     const failed = (problem: unknown) =>
       new ContestFailed({ contestant: file, problem: problem instanceof Error ? problem.message : String(problem) });
     const url = Redacted.value(yield* Effect.mapError(Databases.empty(server), failed));
     const child = yield* Effect.acquireRelease(
       Effect.sync(() =>
-        fork(fileURLToPath(new URL("./process.ts", import.meta.url)), [], {
-          execArgv: ["--expose-gc", "--import", "tsx"],
+        fork(program, [], {
+          execArgv: ["--expose-gc"],
           stdio: ["ignore", "inherit", "inherit", "ipc"],
         }),
       ),
@@ -142,17 +141,19 @@ export const enter = (file: string, server: Redacted.Redacted, redisUrl: string 
     return entrant;
   });
 
+const warmups = 2;
+
 /** The rounds of one work: for each entrant that has it, its measured rounds in order. */
 export const contest = (entrants: ReadonlyArray<Entrant>, work: Work, size: number, rounds: number) =>
   Effect.gen(function* () {
     const able = entrants.filter(({ opened }) => opened.works.includes(work));
     const measured = new Map(able.map((entrant) => [entrant, [] as Array<Measured>]));
-    for (let round = 0; round <= rounds; round++) {
+    for (let round = 1 - warmups; round <= rounds; round++) {
       for (const entrant of round % 2 === 0 ? able : [...able].reverse()) {
         const figures = yield* entrant.round(work, size);
         if (round > 0) measured.get(entrant)?.push(figures);
         yield* Console.error(
-          `${work}, ${round === 0 ? "warm-up" : `round ${round}`}, ${entrant.opened.name}: ${(size / figures.seconds).toFixed(0)}/s`,
+          `${work}, ${round <= 0 ? "warm-up" : `round ${round}`}, ${entrant.opened.name}: ${(size / figures.seconds).toFixed(0)}/s`,
         );
       }
     }

@@ -2,6 +2,8 @@
  * `npm run bench`: the contest, small enough for some minutes. `--full`: the works as `docs/benchmarks.md` has them, which is
  * written, with its chart and its JSON.
  *
+ * `--write` writes them after a run of small works as well.
+ *
  * `--only WORD` takes the works whose names have it, `--contestants portal,raw` only these, `--rounds N` more or fewer than five.
  */
 import { parseArgs } from "node:util";
@@ -9,10 +11,12 @@ import * as Postgres from "@parametric-portal/postgres/postgres";
 import * as Console from "effect/Console";
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
+import { bundle } from "./bundle.js";
 import { contest, enter } from "./contest.js";
 import { figuresOf } from "./figures.js";
 import * as Redis from "./redis.js";
 import * as Report from "./report.js";
+import { scopes } from "./scope.js";
 import { works } from "./works.js";
 
 const { values } = parseArgs({
@@ -21,6 +25,7 @@ const { values } = parseArgs({
     only: { type: "string", default: "" },
     contestants: { type: "string", default: "portal,raw,pg-boss,graphile-worker,bullmq" },
     rounds: { type: "string", default: "5" },
+    write: { type: "boolean", default: false },
   },
 });
 const isFull = values.full;
@@ -47,14 +52,17 @@ const settings = {
 
 const main = Effect.gen(function* () {
   const server = yield* Postgres.make({ provider: "embedded", settings });
+  const program = yield* Effect.promise(bundle);
   const redis = yield* Redis.start;
   const files = values.contestants.split(",");
   const able = files.filter((file) => file !== "bullmq" || Option.isSome(redis));
   const absent = files.length === able.length ? [] : ["BullMQ (no redis-server)"];
   for (const name of absent) yield* Console.error(`left out: ${name}`);
-  const entrants = yield* Effect.forEach(able, (file) => enter(file, server.url, Option.getOrUndefined(redis)));
+  const entrants = yield* Effect.forEach(able, (file) =>
+    enter(program, file, server.url, Option.getOrUndefined(redis)),
+  );
 
-  const figures = [];
+  const figures = values.only === "" ? [...(yield* scopes(server.url))] : [];
   for (const { full, quick, work, yields } of chosen) {
     const measured = yield* contest(entrants, work, isFull ? full : quick, rounds);
     for (const { of, unit, work: name } of yields) {
@@ -67,7 +75,7 @@ const main = Effect.gen(function* () {
     }
   }
   yield* Console.log(Report.told(figures));
-  if (isFull) {
+  if (isFull || values.write) {
     Report.write(figures, {
       isFull,
       rounds,

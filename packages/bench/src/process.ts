@@ -3,9 +3,18 @@ import * as S from "effect/Schema";
 import type { Contestant, Opened, Round } from "./contestant.js";
 import { type Answer, Question } from "./protocol.js";
 
+const contestants: Readonly<Record<string, () => Promise<{ readonly contestant: Contestant }>>> = {
+  portal: () => import("./contestants/portal.js"),
+  raw: () => import("./contestants/raw.js"),
+  "pg-boss": () => import("./contestants/pg-boss.js"),
+  "graphile-worker": () => import("./contestants/graphile-worker.js"),
+  bullmq: () => import("./contestants/bullmq.js"),
+};
+
 const contestantOf = async (name: string): Promise<Contestant> => {
-  const { contestant }: { readonly contestant: Contestant } = await import(`./contestants/${name}.js`);
-  return contestant;
+  const load = contestants[name];
+  if (load === undefined) throw new Error(`there is no ${name}; there are ${Object.keys(contestants).join(", ")}`);
+  return (await load()).contestant;
 };
 
 let opened: Opened | undefined;

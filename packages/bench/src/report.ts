@@ -126,7 +126,8 @@ export const markdown = (figures: ReadonlyArray<Figure>, _: Circumstances): stri
       .map(([name, value]) => `${name} ${value}`)
       .join(", ")}; everything else as it comes.`,
     "* Each contestant is a process of its own with a database of its own on that server, at most 10 connections, payloads of 300",
-    "  bytes and an error of 1 kB. One works at a time; a round begins in the other direction each time. The first is not counted.",
+    "  bytes and an error of 1 kB. One works at a time; a round begins in the other direction each time. Two more rounds",
+    "  come before the first, to warm up.",
     `* ${_.rounds} rounds: the median, the least and the most of them. "To raw" is the median of what each round gave, by what the bare`,
     "  driver gave in the same round. Compare ratios of one run, not figures of two machines.",
     ...(_.absent.length === 0 ? [] : [`* Left out, because it is not there: ${_.absent.join(", ")}.`]),

@@ -32,8 +32,8 @@ const dead = (work: string): Yield => ({
 export const works: ReadonlyArray<Job> = [
   {
     work: "dead-letter one by one",
-    quick: 2000,
-    full: 5000,
+    quick: 5000,
+    full: 10_000,
     yields: [
       rate("dead-letter one by one", "letters/s"),
       wal("WAL of a dead letter"),
@@ -65,7 +65,7 @@ export const works: ReadonlyArray<Job> = [
     full: 100_000,
     yields: [rate("replay by filter", "letters/s"), wal("WAL of a replay"), dead("dead tuples of a replay")],
   },
-  { work: "list 100", quick: 200, full: 500, yields: [rate("list 100", "pages/s")] },
+  { work: "list 100", quick: 500, full: 1000, yields: [rate("list 100", "pages/s")] },
   {
     work: "work off",
     quick: 20_000,

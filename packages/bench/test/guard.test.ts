@@ -18,6 +18,7 @@ import * as Layer from "effect/Layer";
 import type * as Redacted from "effect/Redacted";
 import * as S from "effect/Schema";
 import { TestDatabase, TestUrl } from "../../database/test/support/database.js";
+import * as Wire from "../src/wire.js";
 import * as Filled from "./support/filled.js";
 import { large, type Operation, operations, runIn } from "./support/operations.js";
 import { type Parses, parsesOf } from "./support/parses.js";
@@ -25,7 +26,6 @@ import { explaining, type Reading, readings } from "./support/plans.js";
 import { claimOf500, type Query, queries } from "./support/queries.js";
 import { disturbNothing, errorMark, jobs, makeOwn, payloadMark } from "./support/samples.js";
 import * as Table from "./support/table.js";
-import * as Wire from "./support/wire.js";
 
 /** Everything that has operations, at this address. */
 const servicesAt = (url: Redacted.Redacted) =>

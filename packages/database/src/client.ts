@@ -23,7 +23,7 @@ import * as Str from "effect/String";
 import pg from "pg";
 import { withTransaction } from "./transaction.js";
 
-export { currentScope, type DataScope, outside, system, tenant } from "./transaction.js";
+export { currentScope, type DataScope, outside, system, tenant, tenantEach } from "./transaction.js";
 
 /** Where the server is: a connection URL, or its parts. What is absent takes libpq's default. */
 export interface Options {

@@ -47,6 +47,8 @@ export class ClosableConnection implements SqlConnection.Connection {
     private readonly connection: SqlConnection.Connection,
     /** What a statement fails with that comes too late. */
     private readonly late: () => SqlError,
+    /** What a stream waits for: a cursor cannot travel with what opens its transaction. */
+    private readonly opened: Effect.Effect<unknown, SqlError>,
   ) {}
 
   execute: SqlConnection.Connection["execute"] = (...statement) => this.use(this.connection.execute(...statement));
@@ -58,8 +60,9 @@ export class ClosableConnection implements SqlConnection.Connection {
     this.use(this.connection.executeUnprepared(...statement));
   executeStream: SqlConnection.Connection["executeStream"] = (...statement) =>
     Stream.unwrapScoped(
-      Effect.map(Stream.toPull(this.connection.executeStream(...statement)), (pull) =>
-        Stream.repeatEffectChunkOption(this.whileOpen(pull, Option.some)),
+      Effect.map(
+        Effect.zipRight(this.use(this.opened), Stream.toPull(this.connection.executeStream(...statement))),
+        (pull) => Stream.repeatEffectChunkOption(this.whileOpen(pull, Option.some)),
       ),
     );
 
@@ -75,17 +78,13 @@ export class ClosableConnection implements SqlConnection.Connection {
 
   // Counted, because a fiber may be made to yield between the question and the sending.
   private whileOpen<A, E>(run: Effect.Effect<A, E>, failure: (error: SqlError) => E): Effect.Effect<A, E> {
-    return Effect.acquireUseRelease(
-      Effect.suspend(() => {
-        if (this.isClosed) return Effect.fail(failure(this.late()));
-        if (this.running++ === 0) this.idle.unsafeClose();
-        return Effect.void;
-      }),
-      () => run,
-      () =>
-        Effect.sync(() => {
-          if (--this.running === 0) this.idle.unsafeOpen();
-        }),
-    );
+    return Effect.uninterruptibleMask((restore) => {
+      if (this.isClosed) return Effect.fail(failure(this.late()));
+      if (this.running++ === 0) this.idle.unsafeClose();
+      return Effect.flatMap(Effect.exit(restore(run)), (exit) => {
+        if (--this.running === 0) this.idle.unsafeOpen();
+        return exit;
+      });
+    });
   }
 }

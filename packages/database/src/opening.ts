@@ -1,6 +1,6 @@
 /**
  * A transaction that begins together with its first statement: what opens it (BEGIN and the scope's settings) travels in the same
- * message, so that it takes no round trip of its own, and one without a statement takes none at all.
+ * message, so that it takes no round trip of its own. Without BEGIN among it the transaction ends with that statement.
  *
  * Contract: the statement runs only if all of what opens the transaction did. If one of it is refused, the statement fails with
  * that error, and the transaction is aborted on the server as after any other error.
@@ -34,6 +34,7 @@ interface QueryClass {
     handleCommandComplete(message: unknown, wire: Wire): void;
     requiresPreparation(): boolean;
     handleError(error: unknown, wire: Wire): void;
+    handleDataRow(message: unknown): void;
   };
 }
 
@@ -70,6 +71,10 @@ class Behind extends (pg.Query as unknown as QueryClass) {
     if (this.unanswered > 0 && typeof error === "object" && error !== null) refusals.add(error);
     super.handleError(error, wire);
   }
+  // Nobody has asked what they are made of.
+  override handleDataRow(message: unknown) {
+    if (this.unanswered === 0) super.handleDataRow(message);
+  }
   override handleCommandComplete(message: unknown, wire: Wire) {
     if (this.unanswered > 0) this.unanswered--;
     else super.handleCommandComplete(message, wire);
@@ -100,6 +105,50 @@ export interface Opening {
   readonly forget: () => void;
 }
 
+/** What the next statement of a client has to open; undefined: nothing. */
+interface Slot {
+  before: ReadonlyArray<string> | undefined;
+}
+
+const slots = new WeakMap<Client, Slot>();
+
+/**
+ * The slot of a client. From the first time on its `query` looks there; it is never put back, because a property that is deleted
+ * makes every other one of the object slower.
+ */
+const slotOf = (client: Client): Slot => {
+  const known = slots.get(client);
+  if (known !== undefined) return known;
+  const slot: Slot = { before: undefined };
+  const query = client.query.bind(client);
+  client.query = (given, values, told) => {
+    const { before } = slot;
+    if (before === undefined) return query(given, values, told);
+    slot.before = undefined;
+    const callback = typeof values === "function" ? values : told;
+    const isText = typeof given === "string";
+    if (
+      typeof callback !== "function" ||
+      !(isText || (typeof given === "object" && given !== null && "text" in given))
+    ) {
+      // A cursor, or somebody who awaits a promise: behind the opening, which the driver sends first.
+      query(before.join("; "), () => undefined);
+      return query(given, values, told);
+    }
+    const config: QueryConfig = isText
+      ? { text: given, values: Array.isArray(values) ? values : undefined }
+      : (given as QueryConfig);
+    const tell: Callback = (error, result) => callback(error, result);
+    // Only the simple protocol takes several statements, and it has no values.
+    const hasValues = config.values !== undefined && config.values.length > 0;
+    if (hasValues || !config.text.includes(";")) return query(new Behind(before, config, tell));
+    const one = inOneText(before, { ...config, values: undefined }, tell);
+    return query(one.config, one.callback);
+  };
+  slots.set(client, slot);
+  return slot;
+};
+
 /**
  * Makes the next statement of a reserved connection open a transaction first. Undefined where the connection is no driver's of
  * ours; then what opens the transaction is to be sent by itself.
@@ -110,34 +159,12 @@ export const openWithNext = (
 ): Opening | undefined => {
   const client = clientOf(connection);
   if (client === undefined) return undefined;
-  let isWaiting = true;
-  const forget = () => {
-    if (!isWaiting) return;
-    isWaiting = false;
-    // What stands behind is the class's own.
-    Reflect.deleteProperty(client, "query");
+  const slot = slotOf(client);
+  slot.before = before;
+  return {
+    isWaiting: () => slot.before === before,
+    forget: () => {
+      if (slot.before === before) slot.before = undefined;
+    },
   };
-  client.query = (given, values, told) => {
-    forget();
-    const callback = typeof values === "function" ? values : told;
-    const isText = typeof given === "string";
-    if (
-      typeof callback !== "function" ||
-      !(isText || (typeof given === "object" && given !== null && "text" in given))
-    ) {
-      // A cursor, or somebody who awaits a promise: behind the opening, which the driver sends first.
-      client.query(before.join("; "), () => undefined);
-      return client.query(given, values, told);
-    }
-    const config: QueryConfig = isText
-      ? { text: given, values: Array.isArray(values) ? values : undefined }
-      : (given as QueryConfig);
-    const tell: Callback = (error, result) => callback(error, result);
-    // Only the simple protocol takes several statements, and it has no values.
-    const hasValues = config.values !== undefined && config.values.length > 0;
-    if (hasValues || !config.text.includes(";")) return client.query(new Behind(before, config, tell));
-    const one = inOneText(before, { ...config, values: undefined }, tell);
-    return client.query(one.config, one.callback);
-  };
-  return { isWaiting: () => isWaiting, forget };
 };

@@ -28,7 +28,7 @@ import { makeErasure } from "./job-dlq/erasure.js";
 import { makeInsight } from "./job-dlq/insight.js";
 import { makeLedger, replayedElsewhere } from "./job-dlq/ledger.js";
 import { makeLineage } from "./job-dlq/lineage.js";
-import { type JobDlqPage, newestFirst, type PageOptions } from "./job-dlq/page.js";
+import { type JobDlqPage, newestFirst, newestOnly, type PageOptions } from "./job-dlq/page.js";
 import { quickLetter } from "./job-dlq/quick-letter.js";
 import { makeReplay } from "./job-dlq/replay.js";
 import { makeRetention } from "./job-dlq/retention.js";
@@ -385,13 +385,8 @@ export const makeJobDlqRepo = Effect.gen(function* () {
           );
     });
 
-  const page = (operation: string, options: PendingOptions) =>
-    newestFirst(
-      sql,
-      operation,
-      sql`d.replayed_at IS NULL ${options.type === undefined ? sql`` : sql`AND d.type = ${options.type}`}`,
-      options,
-    );
+  const pending = ({ type }: PendingOptions) =>
+    sql`d.replayed_at IS NULL ${type === undefined ? sql`` : sql`AND d.type = ${type}`}`;
 
   return {
     ...dlq,
@@ -481,13 +476,12 @@ export const makeJobDlqRepo = Effect.gen(function* () {
 
     /** Pending dead letters, newest first by (dlq_at, id). Stored rows that do not fit the model are left out and logged. */
     listPending: Effect.fn("jobDlq.listPending")(function* (options: PendingOptions = {}) {
-      const { rows } = yield* page("jobDlq.listPending", options);
-      return yield* read.good(rows);
+      return yield* read.good(yield* newestOnly(sql, "jobDlq.listPending", pending(options), options));
     }),
 
     /** {@link JobDlqPage}: pending dead letters page by page. Every row that stays pending is visited exactly once. */
     pagePending: Effect.fn("jobDlq.pagePending")(function* (options: PendingOptions = {}) {
-      const { next, rows } = yield* page("jobDlq.pagePending", options);
+      const { next, rows } = yield* newestFirst(sql, "jobDlq.pagePending", pending(options), options);
       const result: JobDlqPage = { ...read.partition(rows), next };
       return result;
     }),

@@ -34,7 +34,7 @@ export type DataScope = { readonly _tag: "tenant"; readonly appId: string } | { 
 /** The innermost open transaction of this fiber. `gate` lets its nested transactions in one by one. */
 interface Frame {
   readonly connection: SqlConnection.Connection;
-  readonly gate: Queue.Queue<void>;
+  readonly gate: Gate;
   readonly scope: Option.Option<DataScope>;
 }
 class CurrentFrame extends Context.Tag("@parametric-portal/database/CurrentFrame")<CurrentFrame, Frame>() {}
@@ -47,8 +47,27 @@ interface Around {
 }
 const plain: Around = { scope: Option.none(), settings: "" };
 
-// A bounded queue of one token and not a Semaphore, which becomes quadratic with many waiters in effect 3.22.
-const makeGate = Effect.tap(Queue.bounded<void>(1), (gate) => Queue.offer(gate, undefined));
+/** Lets nested transactions in one by one. Most transactions have none, so what it is made of is made for the first. */
+class Gate {
+  private queue: Queue.Queue<void> | undefined;
+
+  // A bounded queue of one token and not a Semaphore, which becomes quadratic with many waiters in effect 3.22.
+  private readonly tokens = Effect.suspend(() => {
+    if (this.queue !== undefined) return Effect.succeed(this.queue);
+    return Effect.flatMap(Queue.bounded<void>(1), (made) => {
+      if (this.queue !== undefined) return Effect.succeed(this.queue);
+      this.queue = made;
+      return Effect.as(Queue.offer(made, undefined), made);
+    });
+  });
+
+  readonly enter = Effect.flatMap(this.tokens, Queue.take);
+  readonly leave = Effect.flatMap(this.tokens, (tokens) => Queue.offer(tokens, undefined));
+  /** Whether one is inside. */
+  readonly isTaken = Effect.suspend(() =>
+    this.queue === undefined ? Effect.succeed(false) : Queue.isEmpty(this.queue),
+  );
+}
 
 const previousSettings = S.decodeUnknownSync(S.Tuple(S.Struct({ role: S.String, tenant: S.NullOr(S.String) })));
 
@@ -101,7 +120,9 @@ const isHalfDone = () =>
       "The transaction ended while one inside it was open in another fiber: everything was rolled back, because half of that one would have been committed. Join the fiber inside.",
   });
 
-/** A scope in which nothing was asked is refused all the same when the login may not open it. */
+/**
+ * Opens a transaction that has not begun. A scope in which nothing was asked is refused all the same when the login may not open it.
+ */
 const tryOpening = (connection: SqlConnection.Connection, settings: string) =>
   Effect.suspend(() => {
     const opening = openings.get(connection);
@@ -113,7 +134,7 @@ const tryOpening = (connection: SqlConnection.Connection, settings: string) =>
 /** Ends the transaction of an effect that has ended, whose fibers cannot reach it any more. `last` runs in it before it commits. */
 const end = <A, E, E2>(
   own: SqlConnection.Connection,
-  gate: Queue.Queue<void>,
+  gate: Gate,
   exit: Exit.Exit<A, E>,
   last: Effect.Effect<unknown, E2>,
   { settings }: Around,
@@ -123,7 +144,7 @@ const end = <A, E, E2>(
       yield* rollBack(own);
       return yield* exit;
     }
-    if (yield* Queue.isEmpty(gate)) {
+    if (yield* gate.isTaken) {
       yield* rollBack(own);
       return yield* isHalfDone();
     }
@@ -153,19 +174,29 @@ const begin = (sql: SqlClient.SqlClient, { settings }: Around) =>
     Effect.uninterruptible,
   );
 
+/** What an effect in a transaction finds: its connection, at this depth, and the frame that goes with it. */
+const inFrame =
+  (depth: number, frame: Frame) =>
+  <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+    Effect.mapInputContext(
+      effect,
+      (context: Context.Context<R>) =>
+        Context.add(
+          Context.add(context, SqlClient.TransactionConnection, [frame.connection, depth] as const),
+          CurrentFrame,
+          frame,
+        ) as Context.Context<R>,
+    );
+
 const outer = <A, E, R>(sql: SqlClient.SqlClient, around: Around, effect: Effect.Effect<A, E, R>) =>
   Effect.uninterruptibleMask((restore) =>
     Effect.gen(function* () {
       const scope = yield* Scope.make();
-      const gate = yield* makeGate;
+      const gate = new Gate();
       const run = Effect.gen(function* () {
         const own = yield* Scope.extend(begin(sql, around), scope);
-        const connection = new ClosableConnection(own, hasEnded);
-        const exit = yield* restore(effect).pipe(
-          Effect.provideService(SqlClient.TransactionConnection, [connection, 0]),
-          Effect.provideService(CurrentFrame, { connection, gate, scope: around.scope }),
-          Effect.exit,
-        );
+        const connection = new ClosableConnection(own, hasEnded, tryOpening(own, around.settings));
+        const exit = yield* restore(effect).pipe(inFrame(0, { connection, gate, scope: around.scope }), Effect.exit);
         yield* connection.close;
         return yield* end(own, gate, exit, Effect.void, around);
       });
@@ -183,11 +214,11 @@ const nested = <A, E, R>(
 ) =>
   Effect.uninterruptibleMask((restore) =>
     Effect.gen(function* () {
-      const gate = yield* makeGate;
+      const gate = new Gate();
       const name = `portal_${++savepoints}`;
       const parentGate = Option.match(parent, {
         onNone: () => foreignGate(connection),
-        onSome: (_) => Effect.succeed(_.gate),
+        onSome: (_) => _.gate,
       });
       const run = Effect.gen(function* () {
         const rollBack = Effect.catchAll(
@@ -228,21 +259,18 @@ const nested = <A, E, R>(
         }
         return yield* exit;
       });
-      const turn = yield* parentGate;
-      yield* restore(Queue.take(turn));
-      return yield* Effect.ensuring(run, Queue.offer(turn, undefined));
+      yield* restore(parentGate.enter);
+      return yield* Effect.ensuring(run, parentGate.leave);
     }),
   );
 
 // A transaction that another client's withTransaction opened has no frame of ours; its connection stands in for it.
-const foreignGates = new WeakMap<SqlConnection.Connection, Queue.Queue<void>>();
-const foreignGate = (connection: SqlConnection.Connection) =>
-  Effect.gen(function* () {
-    const fresh = yield* makeGate;
-    const gate = foreignGates.get(connection) ?? fresh;
-    foreignGates.set(connection, gate);
-    return gate;
-  });
+const foreignGates = new WeakMap<SqlConnection.Connection, Gate>();
+const foreignGate = (connection: SqlConnection.Connection) => {
+  const gate = foreignGates.get(connection) ?? new Gate();
+  foreignGates.set(connection, gate);
+  return gate;
+};
 
 const transact =
   (sql: SqlClient.SqlClient, around: Around) =>
@@ -310,7 +338,7 @@ const isUuid = S.is(S.UUID);
 const aroundTenant = (appId: string) => {
   if (!isUuid(appId)) return undefined;
   const id = appId.toLowerCase();
-  const scope: DataScope = { _tag: "tenant", appId: id };
+  const scope = { _tag: "tenant", appId: id } as const;
   // Parameters would cost a round trip of their own.
   return { scope, settings: `; SET LOCAL ROLE parametric_tenant; SET LOCAL app.current_tenant = '${id}'` };
 };
@@ -371,6 +399,25 @@ const isLazy = (connection: SqlConnection.Connection): connection is LazyConnect
 const onConnection = <A>(run: (connection: SqlConnection.Connection) => Effect.Effect<A, SqlError>) =>
   Effect.flatMap(SqlClient.TransactionConnection, ([connection]) => run(connection));
 
+/**
+ * One statement in a scope of its own, in one message: all up to its end is one transaction for the server, which commits when the
+ * statement has succeeded.
+ */
+const alone = <A>(
+  sql: SqlClient.SqlClient,
+  around: Around,
+  settings: string,
+  run: (connection: SqlConnection.Connection) => Effect.Effect<A, SqlError>,
+): Effect.Effect<A, SqlError> =>
+  Effect.scoped(
+    Effect.flatMap(sql.reserve, (connection) => {
+      const opening = openWithNext(connection, [settings]);
+      return opening === undefined
+        ? (outer(sql, around, onConnection(run)) as Effect.Effect<A, SqlError>)
+        : Effect.ensuring(run(connection), Effect.sync(opening.forget));
+    }),
+  );
+
 /** For an id that comes from the database. */
 const aroundStored = (appId: string) => {
   const around = aroundTenant(appId);
@@ -392,15 +439,44 @@ export const tenantLazily = (sql: SqlClient.SqlClient, appId: string): readonly 
   const lazy = new LazyConnection<DataScope, Around>(
     tenantAround.scope,
     (given, effect) => outer(sql, orTenant(around, given), effect),
-    (run) => outer(sql, around, onConnection(run)) as Effect.Effect<never, SqlError>,
-    Effect.acquireRelease(begin(sql, around), (connection, exit) =>
-      Exit.isSuccess(exit)
-        ? ending(connection, Effect.asVoid(Effect.orDie(send(connection, "COMMIT"))))
-        : rollBack(connection),
+    // Not SET LOCAL, which warns where no BEGIN stands before it.
+    (run) =>
+      alone(
+        sql,
+        around,
+        `SELECT set_config('role', 'parametric_tenant', true), set_config('app.current_tenant', '${tenantAround.scope.appId}', true)`,
+        run,
+      ),
+    Effect.acquireRelease(
+      Effect.tap(begin(sql, around), (_) => tryOpening(_, around.settings)),
+      (connection, exit) =>
+        Exit.isSuccess(exit)
+          ? ending(connection, Effect.asVoid(Effect.orDie(send(connection, "COMMIT"))))
+          : rollBack(connection),
     ),
   );
   return [lazy, 0];
 };
+
+/**
+ * Runs an effect whose every statement is a transaction of its own that sees and writes only this app's rows: it takes no round
+ * trip beside the statement's, and no connection is held between two. A transaction that the effect opens is one of this tenant's.
+ * For work that is one statement, as most methods of the repositories are; {@link tenant} makes several of them one transaction.
+ * Inside a transaction it is as `tenant` is. Fails as `tenant` does.
+ */
+export const tenantEach =
+  (appId: string) =>
+  <A, E, R>(
+    effect: Effect.Effect<A, E, R>,
+  ): Effect.Effect<A, E | SqlError | ScopeConflict | InvalidInput, R | SqlClient.SqlClient> =>
+    Effect.gen(function* () {
+      if (aroundTenant(appId) === undefined) return yield* notUuid(appId);
+      const sql = yield* SqlClient.SqlClient;
+      const open = yield* Effect.serviceOption(SqlClient.TransactionConnection);
+      return yield* Option.isSome(open)
+        ? tenant(appId)(effect)
+        : Effect.provideService(effect, SqlClient.TransactionConnection, tenantLazily(sql, appId));
+    });
 
 /** What an effect in {@link tenantOnce} left: whether it touched the database, and so whether `last` ran and all was committed. */
 export interface Once<A> {
@@ -421,7 +497,7 @@ export const tenantOnce =
     return Effect.uninterruptibleMask((restore) =>
       Effect.gen(function* () {
         const scope = yield* Scope.make();
-        const gate = yield* makeGate;
+        const gate = new Gate();
         interface Opened {
           /** For `last` and the transaction's end; the frame's is what the effect has. */
           readonly own: SqlConnection.Connection;
@@ -439,7 +515,7 @@ export const tenantOnce =
             opening = mine;
             return Scope.extend(begin(sql, around), scope).pipe(
               Effect.map((own): Opened => {
-                const connection = new ClosableConnection(own, hasEnded);
+                const connection = new ClosableConnection(own, hasEnded, tryOpening(own, around.settings));
                 return { own, connection, frame: { connection, gate, scope: around.scope } };
               }),
               // The effect may have ended while this one waited for the connection.

@@ -84,7 +84,7 @@ const login = Effect.gen(function* () {
   const [{ bypasses, isSuperuser, isSystem, isTenant, login: name, owns }] = yield* Effect.flatMap(
     sql.unsafe(`
       SELECT r.rolname AS login, r.rolsuper AS is_superuser, r.rolbypassrls AS bypasses,
-        ARRAY(SELECT c.relname::text FROM pg_class c WHERE c.relowner = r.oid AND c.relkind = 'r' AND c.relname IN ${ourTables} ORDER BY 1) AS owns,
+        ARRAY(SELECT c.relname::text FROM pg_class c WHERE c.relowner = r.oid AND c.relkind IN ('r', 'p') AND c.relname IN ${ourTables} ORDER BY 1) AS owns,
         (SELECT pg_has_role(r.oid, t.oid, 'SET') FROM pg_roles t WHERE t.rolname = 'parametric_tenant') AS is_tenant,
         (SELECT pg_has_role(r.oid, t.oid, 'SET') FROM pg_roles t WHERE t.rolname = 'parametric_system') AS is_system
       FROM pg_roles r WHERE r.rolname = session_user`),

@@ -32,7 +32,7 @@ export const contestant: Contestant = {
   name: "this project",
   version: "this release",
   settings:
-    "Everything in a tenant's scope, but what a runner does for itself; the runner has a concurrency of 2,048 and 4 connections of its own; everything else as it comes.",
+    "Everything in a tenant's scope (Client.tenantEach), but what a runner does for itself; the runner has a concurrency of 2,048 and 4 connections of its own; everything else as it comes.",
   differs: {
     "dead-letter in batches": "What a runner does, with its own connections: an application has no such call.",
     "replay by filter":
@@ -61,7 +61,7 @@ export const contestant: Contestant = {
     const fill = await Fill.open(databaseUrl);
     const { appId } = fill;
     const db = await runtime.runPromise(DatabaseService);
-    const inTenant = Client.tenant(appId);
+    const inTenant = Client.tenantEach(appId);
     const run = <A, E>(effect: Effect.Effect<A, E, ManagedRuntime.ManagedRuntime.Context<typeof runtime>>) =>
       runtime.runPromise(effect);
 

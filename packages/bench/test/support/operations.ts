@@ -41,6 +41,8 @@ const operation =
     Effect.map(prepare(own), (made) => ({ isInScope, call: (db, scope) => call(db, made, own, scope) }));
 const inside = operation(true);
 const opening = operation(false);
+/** As a statement in a scope of its own, where there is one for that. */
+const each = (scope: Client.DataScope) => (scope._tag === "tenant" ? Client.tenantEach(scope.appId) : Client.system);
 
 export const first = <A>(all: ReadonlyArray<A>): A => Option.getOrThrow(Option.fromNullable(all[0]));
 const idsOf = (all: ReadonlyArray<{ readonly id: string }>) => all.map(({ id }) => id);
@@ -62,6 +64,12 @@ const held = (own: Own) =>
 
 export const operations: Readonly<Record<string, Operation>> = {
   "an empty scope": inside(nothing, () => Effect.void),
+
+  "jobs.enqueue by itself": opening(newJobs(1), (db, made, _, scope) => each(scope)(db.jobs.enqueue(first(made)))),
+  "jobs.deadLetter by itself": opening(held, (db, made, _, scope) =>
+    each(scope)(db.jobs.deadLetter({ ...made, reason: "MaxRetries", error })),
+  ),
+  "jobDlq.listPending 100 by itself": opening(stored(150), (db, _, __, scope) => each(scope)(db.jobDlq.listPending())),
 
   "jobs.enqueue": inside(newJobs(1), (db, made) => db.jobs.enqueue(first(made))),
   "jobs.enqueueMany 1,000": inside(newJobs(1000), (db, made) => db.jobs.enqueueMany(made)),

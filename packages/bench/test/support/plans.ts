@@ -5,7 +5,7 @@
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
 import * as S from "effect/Schema";
-import type { Wire } from "./wire.js";
+import type { Wire } from "../../src/wire.js";
 
 const settings = {
   session_preload_libraries: "auto_explain",

@@ -4,10 +4,11 @@ import type { Fragment } from "@effect/sql/Statement";
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
 import * as S from "effect/Schema";
+import * as Str from "effect/String";
 import { decodeCursor, encodeCursor } from "../cursor.js";
 import { type BadRow, InvalidCursor } from "../errors.js";
 import { limitOf } from "../factory.js";
-import type { JobDlq } from "../models.js";
+import { JobDlq } from "../models.js";
 import { refused } from "../refusal.js";
 import { olderThan, placeOf } from "./place.js";
 
@@ -35,19 +36,43 @@ const positionOf = (operation: string, cursor: string | undefined) =>
 
 const decodePlaces = S.decodeUnknown(S.Array(S.Struct({ id: S.String, place: S.String })));
 
+// The model's, and no more: what is not read need not be sent.
+const columns = Object.keys(JobDlq.fields)
+  .map((field) => `d.${Str.camelToSnake(field)}`)
+  .join(", ");
+
+const newest = (
+  sql: SqlClient.SqlClient,
+  operation: string,
+  matches: Fragment,
+  cursor: string | undefined,
+  limit: number,
+  place: Fragment,
+) =>
+  Effect.gen(function* () {
+    const after = yield* positionOf(operation, cursor);
+    const beyond = Option.match(after, { onNone: () => sql``, onSome: (_) => sql`AND ${olderThan(sql, _)}` });
+    return yield* sql`
+      SELECT ${sql.literal(columns)}${place}
+      FROM job_dlq d
+      WHERE ${matches} ${beyond}
+      ORDER BY d.dlq_at DESC, d.id DESC
+      LIMIT ${limit}`.pipe(refused(operation));
+  });
+
+/** The rows of a list that ends there, as they are stored, of those dead letters (`d`) that match. */
+export const newestOnly = (sql: SqlClient.SqlClient, operation: string, matches: Fragment, options: PageOptions) =>
+  Effect.flatMap(limitOf(operation, options.limit), (limit) =>
+    newest(sql, operation, matches, options.cursor, limit, sql``),
+  );
+
 /** The rows of a page, as they are stored, of those dead letters (`d`) that match. */
 export const newestFirst = (sql: SqlClient.SqlClient, operation: string, matches: Fragment, options: PageOptions) =>
   Effect.gen(function* () {
     const limit = yield* limitOf(operation, options.limit);
-    const after = yield* positionOf(operation, options.cursor);
-    const beyond = Option.match(after, { onNone: () => sql``, onSome: (place) => sql`AND ${olderThan(sql, place)}` });
     // One more than asked for tells whether there is a next page.
-    const rows = yield* sql`
-      SELECT d.*, ${placeOf(sql)} AS place
-      FROM job_dlq d
-      WHERE ${matches} ${beyond}
-      ORDER BY d.dlq_at DESC, d.id DESC
-      LIMIT ${limit + 1}`.pipe(refused(operation));
+    const place = sql`, ${placeOf(sql)} AS place`;
+    const rows = yield* newest(sql, operation, matches, options.cursor, limit + 1, place);
     const shown = rows.slice(0, limit);
     const places = yield* Effect.orDie(decodePlaces(rows.length > limit ? shown.slice(-1) : []));
     const next = Option.map(Option.fromNullable(places[0]), ({ id, place }) => encodeCursor({ at: place, id }));

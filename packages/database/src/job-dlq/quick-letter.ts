@@ -6,8 +6,8 @@ import * as DateTime from "effect/DateTime";
 import * as Option from "effect/Option";
 import { JobDlq } from "../models.js";
 
-// As Schema.UUID has it.
-const uuid = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
+// As Schema.UUID has it, but in lower case, as PostgreSQL writes it.
+const uuid = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 const isUuid = (value: unknown): value is string => typeof value === "string" && uuid.test(value);
 const isDate = (value: unknown): value is Date => value instanceof Date && !Number.isNaN(value.getTime());
 

@@ -11,7 +11,7 @@ import * as Redacted from "effect/Redacted";
 
 /** What an effect sent. */
 export interface Sent {
-  /** Statements, without those that begin and end transactions and savepoints. */
+  /** Statements, without those that begin, set up and end transactions and savepoints. */
   readonly statements: number;
   /** Messages of the protocol, those of transactions included. */
   readonly messages: number;
@@ -96,7 +96,7 @@ const noticeOf = (body: Buffer) => {
   return "";
 };
 
-const ofTransaction = /^\s*(?:BEGIN|COMMIT|ROLLBACK|SAVEPOINT|RELEASE)\b/;
+const ofTransaction = /^\s*(?:BEGIN|COMMIT|ROLLBACK|SAVEPOINT|RELEASE|SET LOCAL|SELECT set_config)\b/;
 const ofProtocol = new Set(["Q", "P", "B", "D", "E", "S", "C", "H", "F"]);
 
 /** A wire to a server, closed with its scope. */
