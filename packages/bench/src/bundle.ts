@@ -7,10 +7,10 @@ import * as esbuild from "esbuild";
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 
-/** Bundles the sources of this repository into `dist`; everything else is what is installed. Returns the program's path. */
-export const bundle = async (): Promise<string> => {
+/** Bundles the sources of this repository into `dist`; everything else is what is installed. Returns the paths of the programs. */
+export const bundle = async (): Promise<{ readonly contestant: string; readonly exporter: string }> => {
   await esbuild.build({
-    entryPoints: [here("./process.ts")],
+    entryPoints: { contestant: here("./process.ts"), exporter: here("./scale/export-process.ts") },
     outdir: here("../dist"),
     bundle: true,
     splitting: true,
@@ -28,5 +28,5 @@ export const bundle = async (): Promise<string> => {
       },
     ],
   });
-  return here("../dist/process.js");
+  return { contestant: here("../dist/contestant.js"), exporter: here("../dist/exporter.js") };
 };

@@ -16,6 +16,7 @@ import { contest, enter } from "./contest.js";
 import { figuresOf } from "./figures.js";
 import * as Redis from "./redis.js";
 import * as Report from "./report.js";
+import { full, quick, scale } from "./scale/scale.js";
 import { scopes } from "./scope.js";
 import { works } from "./works.js";
 
@@ -35,8 +36,9 @@ if (!Number.isInteger(rounds) || rounds < 1) {
   process.exit(1);
 }
 const chosen = works.filter(({ work }) => work.includes(values.only));
-if (chosen.length === 0) {
-  console.error(`--only ${values.only}: no such work; there are ${works.map(({ work }) => work).join(", ")}`);
+const isAtScale = "at scale".includes(values.only);
+if (chosen.length === 0 && !isAtScale) {
+  console.error(`--only ${values.only}: no such work; there are ${works.map(({ work }) => work).join(", ")}, at scale`);
   process.exit(1);
 }
 
@@ -52,19 +54,19 @@ const settings = {
 
 const main = Effect.gen(function* () {
   const server = yield* Postgres.make({ provider: "embedded", settings });
-  const program = yield* Effect.promise(bundle);
+  const programs = yield* Effect.promise(bundle);
   const redis = yield* Redis.start;
   const files = values.contestants.split(",");
   const able = files.filter((file) => file !== "bullmq" || Option.isSome(redis));
   const absent = files.length === able.length ? [] : ["BullMQ (no redis-server)"];
   for (const name of absent) yield* Console.error(`left out: ${name}`);
-  const entrants = yield* Effect.forEach(able, (file) =>
-    enter(program, file, server.url, Option.getOrUndefined(redis)),
+  const entrants = yield* Effect.forEach(chosen.length === 0 ? [] : able, (file) =>
+    enter(programs.contestant, file, server.url, Option.getOrUndefined(redis)),
   );
 
   const figures = values.only === "" ? [...(yield* scopes(server.url))] : [];
-  for (const { full, quick, work, yields } of chosen) {
-    const measured = yield* contest(entrants, work, isFull ? full : quick, rounds);
+  for (const { full: most, quick: least, work, yields } of chosen) {
+    const measured = yield* contest(entrants, work, isFull ? most : least, rounds);
     for (const { of, unit, work: name } of yields) {
       const byContestant = new Map<string, ReadonlyArray<number>>();
       for (const [{ opened }, own] of measured) {
@@ -74,6 +76,7 @@ const main = Effect.gen(function* () {
       figures.push(...figuresOf(name, unit, byContestant));
     }
   }
+  if (isAtScale) figures.push(...(yield* scale(server.url, programs.exporter, isFull ? full : quick, rounds)));
   yield* Console.log(Report.told(figures));
   if (isFull || values.write) {
     Report.write(figures, {
