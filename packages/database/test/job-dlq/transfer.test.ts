@@ -109,6 +109,33 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.exportTo and importFr
       }),
     );
 
+    it.effect("is the same whether the database writes it or, for a redaction, the program", () =>
+      Effect.gen(function* () {
+        const sql = yield* SqlClient.SqlClient;
+        const appId = yield* newTenant;
+        const texts = [
+          "plain",
+          'a "b" \\ c / d',
+          // Every character that JSON spells out, and some that it might.
+          String.fromCodePoint(...Array.from({ length: 0xa0 }, (_, code) => code + 1)),
+          "\u2028\u2029\ufeff\u{1f600}é\u0301",
+        ];
+        for (const text of texts) {
+          yield* sql`
+            INSERT INTO job_dlq (original_job_id, app_id, type, payload, error_reason, attempts, error_history, replayed_at, request_id)
+            SELECT uuidv7(), ${appId}::uuid, ${text}, to_jsonb(${text}::text), ${text}, 3,
+              jsonb_build_array(jsonb_build_object('error', ${text}::text, 'timestamp', 1.5)), CASE WHEN n = 1 THEN now() END,
+              CASE WHEN n = 1 THEN uuidv7() END
+            FROM generate_series(1, 2) n`;
+        }
+        const written = yield* exported(appId);
+        assert.lengthOf(written, 2 * texts.length);
+        assert.deepStrictEqual(yield* exported(appId, everything, { redact: { userId: (_) => _ } }), written);
+        const types = written.map((_) => Reflect.get(JSON.parse(_), "type"));
+        assert.sameMembers(types, [...texts, ...texts]);
+      }),
+    );
+
     const exotic = [
       ["infinity", "infinity"],
       ["-infinity", "-infinity"],
