@@ -122,9 +122,10 @@ export const makeLedger = Effect.gen(function* () {
       if (!isUuid(cursor)) return yield* new InvalidCursor({ operation, cursor: String(cursor).slice(0, 200) });
       conditions.push(sql`e.id < ${cursor}::uuid`);
     }
+    // Not EXISTS: that the planner may answer for all rows at once, by reading the whole ledger for a page of it.
     const rows = yield* sql`
       SELECT e.id, e.app_id, e.dlq_id, e.original_job_id, e.kind, e.actor, e.reason, e.detail, e.entry IS NOT NULL AS has_entry, e.undoes,
-        EXISTS (SELECT FROM job_dlq_events u WHERE u.undoes = e.id) AS is_undone, e.at
+        (SELECT true FROM job_dlq_events u WHERE u.undoes = e.id LIMIT 1) IS NOT NULL AS is_undone, e.at
       FROM job_dlq_events e
       WHERE ${sql.and(conditions.length === 0 ? [sql`true`] : conditions)}
       ORDER BY e.id DESC
