@@ -25,7 +25,8 @@ export interface Circumstances {
 const grouped = (value: number) =>
   value.toLocaleString("en-US", { maximumFractionDigits: value >= 100 ? 0 : value >= 10 ? 1 : 2 });
 
-const table = (figures: ReadonlyArray<Figure>) =>
+/** Of all figures, for a page. */
+export const table = (figures: ReadonlyArray<Figure>) =>
   markdownTable(
     [
       ["work", "contestant", "median", "least", "most", "unit", "to raw"],
@@ -42,7 +43,8 @@ const table = (figures: ReadonlyArray<Figure>) =>
     { align: ["l", "l", "r", "r", "r", "l", "r"] },
   );
 
-const targetTable = (figures: ReadonlyArray<Figure>) =>
+/** Of all targets whose figures are there, for a page. */
+export const targetTable = (figures: ReadonlyArray<Figure>) =>
   markdownTable(
     [
       ["work", "compared with", "wanted", "measured", ""],
@@ -113,10 +115,10 @@ export const markdown = (figures: ReadonlyArray<Figure>, _: Circumstances): stri
     "[benchmarks.json](benchmarks.json) are written by one command, which needs Node and npm, and `redis-server` for BullMQ:",
     "",
     "```sh",
-    "npm run bench -- --full",
+    `npm run bench -- --${_.isFull ? "full" : "write"}`,
     "```",
     "",
-    "Without `--full` the same works are smaller, nothing is written, and it takes some minutes.",
+    "`npm run bench` alone takes minutes and writes nothing.",
     "",
     "![Rates, to that of the bare driver](benchmarks.svg)",
     "",
@@ -131,7 +133,11 @@ export const markdown = (figures: ReadonlyArray<Figure>, _: Circumstances): stri
     `* ${_.rounds} rounds: the median, the least and the most of them. "To raw" is the median of what each round gave, by what the bare`,
     "  driver gave in the same round. Compare ratios of one run, not figures of two machines.",
     ...(_.absent.length === 0 ? [] : [`* Left out, because it is not there: ${_.absent.join(", ")}.`]),
-    ...(_.isFull ? [] : ["* A quick run: smaller works than those that this page is about."]),
+    ...(_.isFull
+      ? []
+      : [
+          "* Small works, and none at scale: `--full` has ten million dead letters of a thousand tenants as well, and takes an hour.",
+        ]),
     "",
     "| contestant | version | settings |",
     "| --- | --- | --- |",

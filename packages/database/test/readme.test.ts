@@ -164,6 +164,15 @@ const commands: ReadonlyArray<Runner> = [
   // Both are run below, and what they print is compared.
   { form: /^npm run demo$|^npm test$/, check: () => Effect.void },
   {
+    // It takes minutes.
+    form: /^npm run bench -- --(full|write)$/,
+    check: ([line, option = ""]) =>
+      Effect.sync(() => {
+        const program = fs.readFileSync(join(root, "packages/bench/src/main.ts"), "utf8");
+        assert.include(program, `${option}: { type: "boolean"`, line);
+      }),
+  },
+  {
     form: /^npm (?:run )?([\w:]+)(?: -- .*)?$/,
     check: ([line, script = ""]) =>
       Effect.sync(() => {
