@@ -154,7 +154,9 @@ export const layerDesk: Layer.Layer<JobDesk, never, SqlClient.SqlClient> = Layer
           const [first] = apps;
           const scope = yield* Client.currentScope;
           if (Option.isSome(scope) || first === undefined || apps.size > 1) return yield* effect;
-          return yield* Client.tenant(first)(effect);
+          // Without a key to compare with, these are one statement.
+          const isOne = jobs.length <= submissionsAtATime && jobs.every((_) => _.dedupeKey === null);
+          return yield* (isOne ? Client.tenantEach : Client.tenant)(first)(effect);
         });
 
     return {
