@@ -52,6 +52,17 @@ const deadReasonOf = (operation: string, reason: JobDlqReason) =>
 /** Rows in one statement of a bulk insert; what bounds its memory. */
 const chunkSize = 10_000;
 
+/** Checks rows up to the first that does not fit, a thousand without a pause for others. */
+const allChecked = <A, B, E>(rows: ReadonlyArray<A>, check: (row: A, place: number) => Either.Either<B, E>) =>
+  Effect.gen(function* () {
+    const checked: Array<B> = [];
+    for (let place = 0; place < rows.length; place++) {
+      if (place > 0 && place % 1000 === 0) yield* Effect.yieldNow();
+      checked.push(yield* check(rows[place] as A, place));
+    }
+    return checked;
+  });
+
 /** Writes any number of rows in one transaction, each chunk of them in one statement. All or none. */
 const inChunks = <A, B, E, R>(
   sql: SqlClient.SqlClient,
@@ -141,7 +152,7 @@ export const makeJobRepo = Effect.gen(function* () {
      */
     enqueueMany: Effect.fn("jobs.enqueueMany")(function* (input: ReadonlyArray<Insert<typeof Job.insert.Type>>) {
       const operation = "jobs.enqueueMany";
-      const rows = yield* Either.all(Array.from(input, (job, i) => checked(operation, job, `jobs[${i}].`)));
+      const rows = yield* allChecked(input, (job, i) => checked(operation, job, `jobs[${i}].`));
       const ids = yield* inChunks(sql, rows, (chunk) => {
         const column = (name: string) => chunk.map((row) => row[name] ?? null);
         return sql`
@@ -420,7 +431,7 @@ export const makeJobDlqRepo = Effect.gen(function* () {
     /** Stores any number of dead letters, all or none; returns how many. More than 10,000 take several statements in one transaction. */
     insertMany: Effect.fn("jobDlq.insertMany")(function* (entries: ReadonlyArray<Insert<typeof JobDlq.insert.Type>>) {
       const operation = "jobDlq.insertMany";
-      const rows = yield* Either.all(Array.from(entries, (entry, i) => checked(operation, entry, `entries[${i}].`)));
+      const rows = yield* allChecked(entries, (entry, i) => checked(operation, entry, `entries[${i}].`));
       const counts = yield* inChunks(sql, rows, (chunk) => {
         const column = (name: string) => chunk.map((row) => row[name] ?? null);
         return sql`

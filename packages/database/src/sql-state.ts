@@ -86,7 +86,8 @@ export const classify = (error: SqlError): SqlState => {
   if (code === "42501") return routine === "ExecWithCheckOptions" ? "RowSecurity" : "Privilege";
   const known = byCode[code];
   if (known !== undefined) return known;
-  if (code.startsWith("08") || code.startsWith("57P0")) return "Connection";
+  // 08P01 is a statement whose values are not as many as it says.
+  if ((code.startsWith("08") && code !== "08P01") || code.startsWith("57P0")) return "Connection";
   if (code.startsWith("22")) return "Data";
   if (code.startsWith("54")) return "TooLarge";
   return "Other";

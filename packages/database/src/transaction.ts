@@ -26,7 +26,8 @@ import * as S from "effect/Schema";
 import * as Scope from "effect/Scope";
 import { InvalidInput, ScopeConflict } from "./errors.js";
 import { ClosableConnection, LazyConnection } from "./lazy-connection.js";
-import { type Opening, openWithNext } from "./opening.js";
+import { discard, isInTransaction, type Opening, openWithNext } from "./opening.js";
+import { databaseError } from "./sql-state.js";
 
 /** Whose rows a transaction may touch. */
 export type DataScope = { readonly _tag: "tenant"; readonly appId: string } | { readonly _tag: "system" };
@@ -101,10 +102,14 @@ const commit = (connection: SqlConnection.Connection) =>
       }),
   ).pipe(Effect.asVoid, (sent) => ending(connection, sent));
 
-// A connection that is gone has rolled back by itself, and the effect's own failure is what counts.
+// A connection that is gone has rolled back by itself, and the effect's own failure is what counts. One that did not answer may
+// still have the transaction, and is nobody's any more.
 const rollBack = (connection: SqlConnection.Connection) =>
   Effect.catchAll(send(connection, "ROLLBACK"), (error) =>
-    Effect.logDebug("ROLLBACK was not answered; the server has rolled back", error),
+    Effect.zipRight(
+      Effect.sync(() => discard(connection)),
+      Effect.logDebug("ROLLBACK was not answered; the server has rolled back", error),
+    ),
   ).pipe(Effect.asVoid, (sent) => ending(connection, sent));
 
 const hasEnded = () =>
@@ -123,13 +128,13 @@ const isHalfDone = () =>
 /**
  * Opens a transaction that has not begun. A scope in which nothing was asked is refused all the same when the login may not open it.
  */
-const tryOpening = (connection: SqlConnection.Connection, settings: string) =>
-  Effect.suspend(() => {
-    const opening = openings.get(connection);
-    if (opening?.isWaiting() !== true) return Effect.void;
-    opening.forget();
-    return Effect.tapError(send(connection, `BEGIN${settings}`), () => rollBack(connection));
-  });
+const tryOpening = (connection: SqlConnection.Connection) =>
+  Effect.suspend(() =>
+    openings.get(connection)?.isWaiting() === true
+      ? // A statement that asks nothing, and takes the opening with it if nobody else has by then.
+        Effect.tapError(send(connection, "SELECT"), () => rollBack(connection))
+      : Effect.void,
+  );
 
 /** Ends the transaction of an effect that has ended, whose fibers cannot reach it any more. `last` runs in it before it commits. */
 const end = <A, E, E2>(
@@ -149,7 +154,7 @@ const end = <A, E, E2>(
       return yield* isHalfDone();
     }
     yield* Effect.tapErrorCause(last, () => rollBack(own));
-    yield* settings === "" ? Effect.void : tryOpening(own, settings);
+    yield* settings === "" ? Effect.void : tryOpening(own);
     yield* commit(own);
     return exit.value;
   });
@@ -195,7 +200,7 @@ const outer = <A, E, R>(sql: SqlClient.SqlClient, around: Around, effect: Effect
       const gate = new Gate();
       const run = Effect.gen(function* () {
         const own = yield* Scope.extend(begin(sql, around), scope);
-        const connection = new ClosableConnection(own, hasEnded, tryOpening(own, around.settings));
+        const connection = new ClosableConnection(own, hasEnded, tryOpening(own));
         const exit = yield* restore(effect).pipe(inFrame(0, { connection, gate, scope: around.scope }), Effect.exit);
         yield* connection.close;
         return yield* end(own, gate, exit, Effect.void, around);
@@ -409,14 +414,35 @@ const alone = <A>(
   settings: string,
   run: (connection: SqlConnection.Connection) => Effect.Effect<A, SqlError>,
 ): Effect.Effect<A, SqlError> =>
-  Effect.scoped(
-    Effect.flatMap(sql.reserve, (connection) => {
-      const opening = openWithNext(connection, [settings]);
-      return opening === undefined
-        ? (outer(sql, around, onConnection(run)) as Effect.Effect<A, SqlError>)
-        : Effect.ensuring(run(connection), Effect.sync(opening.forget));
-    }),
+  // A connection that arrives after the interruption would never go back to the pool.
+  Effect.uninterruptibleMask((restore) =>
+    Effect.scoped(
+      Effect.flatMap(sql.reserve, (connection) => {
+        const opening = openWithNext(connection, [settings]);
+        if (opening === undefined) {
+          return restore(outer(sql, around, onConnection(run))) as Effect.Effect<A, SqlError>;
+        }
+        return Effect.flatMap(Effect.exit(restore(run(connection))), (exit) => {
+          const isSent = !opening.isWaiting();
+          opening.forget();
+          if (Exit.isFailure(exit)) return Effect.zipRight(isSent ? quieted(connection) : Effect.void, exit);
+          return isInTransaction(connection)
+            ? Effect.zipRight(rollBack(connection), new SqlError({ cause: { code: "25001" }, message: leftOpen }))
+            : exit;
+        });
+      }),
+    ),
   );
+
+/** Waits until a connection has nothing more to say about a statement that failed or was interrupted, and is in no transaction. */
+const quieted = (connection: SqlConnection.Connection) =>
+  Effect.catchAll(Effect.asVoid(send(connection, "SELECT")), (error) =>
+    // What the server itself refuses leaves the connection usable.
+    Effect.sync(() => (databaseError(error).code === "25P02" ? undefined : discard(connection))),
+  ).pipe(Effect.zipRight(Effect.suspend(() => (isInTransaction(connection) ? rollBack(connection) : Effect.void))));
+
+const leftOpen =
+  "The statement opened a transaction and was rolled back: here each statement is one by itself. Use withTransaction, or Client.tenant.";
 
 /** For an id that comes from the database. */
 const aroundStored = (appId: string) => {
@@ -447,12 +473,10 @@ export const tenantLazily = (sql: SqlClient.SqlClient, appId: string): readonly 
         `SELECT set_config('role', 'parametric_tenant', true), set_config('app.current_tenant', '${tenantAround.scope.appId}', true)`,
         run,
       ),
-    Effect.acquireRelease(
-      Effect.tap(begin(sql, around), (_) => tryOpening(_, around.settings)),
-      (connection, exit) =>
-        Exit.isSuccess(exit)
-          ? ending(connection, Effect.asVoid(Effect.orDie(send(connection, "COMMIT"))))
-          : rollBack(connection),
+    Effect.acquireRelease(Effect.tap(begin(sql, around), tryOpening), (connection, exit) =>
+      Exit.isSuccess(exit)
+        ? ending(connection, Effect.asVoid(Effect.orDie(send(connection, "COMMIT"))))
+        : rollBack(connection),
     ),
   );
   return [lazy, 0];
@@ -462,6 +486,7 @@ export const tenantLazily = (sql: SqlClient.SqlClient, appId: string): readonly 
  * Runs an effect whose every statement is a transaction of its own that sees and writes only this app's rows: it takes no round
  * trip beside the statement's, and no connection is held between two. A transaction that the effect opens is one of this tenant's.
  * For work that is one statement, as most methods of the repositories are; {@link tenant} makes several of them one transaction.
+ * A statement that is interrupted may have been committed.
  * Inside a transaction it is as `tenant` is. Fails as `tenant` does.
  */
 export const tenantEach =
@@ -513,9 +538,10 @@ export const tenantOnce =
             if (isOver) return Effect.fail(hasEnded());
             const mine = Deferred.unsafeMake<Opened, SqlError>(FiberId.none);
             opening = mine;
-            return Scope.extend(begin(sql, around), scope).pipe(
+            // At once, so that a connection which turns out to be dead is not the handler's for good.
+            return Scope.extend(Effect.tap(begin(sql, around), tryOpening), scope).pipe(
               Effect.map((own): Opened => {
-                const connection = new ClosableConnection(own, hasEnded, tryOpening(own, around.settings));
+                const connection = new ClosableConnection(own, hasEnded, tryOpening(own));
                 return { own, connection, frame: { connection, gate, scope: around.scope } };
               }),
               // The effect may have ended while this one waited for the connection.

@@ -208,7 +208,7 @@ class Story extends Context.Tag("PartitioningStory")<Story, Told>() {}
 const story = Effect.gen(function* () {
   const db = yield* DatabaseService;
   const sql = yield* SqlClient.SqlClient;
-  const old = isFull ? 50_000 : 1_500;
+  const old = isFull ? 48_000 : 1_500;
   const appIds = [yield* newTenant, yield* newTenant];
   for (const appId of appIds) {
     yield* lettersOf(appId, 100, old / 3);

@@ -66,6 +66,7 @@ layer(TestDatabase, { timeout: "2 minutes" })("a tenant's scope for each stateme
             wire.reset();
             yield* Client.tenantEach(appId)(Effect.void);
             assert.lengthOf(wire.sent(), 0);
+            assert.deepStrictEqual(yield* Client.tenantEach(appId)(sql.unsafe("-- ; nothing")), []);
           }),
         );
       }),
@@ -95,6 +96,11 @@ layer(TestDatabase, { timeout: "2 minutes" })("a tenant's scope for each stateme
               sql.unsafe("SELECT 1; SELECT 1 / 0"),
               sql`SELECT set_config('app.current_tenant', ${other}, true)`,
               Stream.runDrain(sql`SELECT generate_series(1, ${1000}::int) AS n`.stream),
+              sql.unsafe("COPY jobs FROM STDIN"),
+              sql.unsafe("BEGIN"),
+              sql.unsafe("BEGIN; SELECT 1"),
+              sql.unsafe("SELECT 1; SELEC 2"),
+              sql.unsafe("SELEC 2"),
               Effect.fail("no"),
               Effect.die("bug"),
             ]) {
@@ -142,6 +148,27 @@ layer(TestDatabase, { timeout: "2 minutes" })("a tenant's scope for each stateme
         const [row] =
           yield* sql`SELECT count(*)::int AS sleepers FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' AND query LIKE '%pg_sleep(%' AND pid <> pg_backend_pid()`;
         assert.deepStrictEqual(row, { sleepers: 0 } as never);
+      }),
+    );
+
+    it.effect("and keeps no connection when it is interrupted while it waits for one", () =>
+      Effect.gen(function* () {
+        const appId = yield* newTenant;
+        yield* onOneConnection(() =>
+          Effect.gen(function* () {
+            const db = yield* DatabaseService;
+            const sql = yield* SqlClient.SqlClient;
+            const busy = yield* Effect.fork(sql`SELECT pg_sleep(${0.5}::float8)`);
+            yield* Effect.promise(() => new Promise((resolve) => setTimeout(resolve, 100)));
+            for (const scope of [Client.tenantEach(appId), Client.tenant(appId)]) {
+              const waiting = yield* Effect.fork(scope(db.jobs.count()));
+              yield* Effect.promise(() => new Promise((resolve) => setTimeout(resolve, 50)));
+              yield* Fiber.interruptFork(waiting);
+            }
+            yield* Fiber.join(busy);
+            assert.strictEqual(yield* Client.tenantEach(appId)(db.jobs.count()), 0);
+          }),
+        );
       }),
     );
 
@@ -197,6 +224,46 @@ layer(TestDatabase, { timeout: "2 minutes" })("a tenant's scope for each stateme
             "ScopeConflict",
           );
         }
+      }),
+    );
+  });
+
+  describe("a transaction whose first statement fails", () => {
+    it.effect("lets nothing be done outside it, whatever that statement was and whoever goes on", () =>
+      Effect.gen(function* () {
+        const [appId, other] = [yield* newTenant, yield* newTenant];
+        const db = yield* DatabaseService;
+        const enqueued = yield* Client.tenant(other)(db.jobs.enqueue(work(other)));
+        yield* onOneConnection(() =>
+          Effect.gen(function* () {
+            const sql = yield* SqlClient.SqlClient;
+            const before = yield* settings;
+            const erase = sql`DELETE FROM jobs WHERE id = ${enqueued.id}::uuid`;
+            for (const first of [
+              sql.unsafe("SELECT 1; SELEC 2"),
+              sql.unsafe("SELEC ';'"),
+              sql.unsafe("SELEC 2"),
+              sql.unsafe("SELECT 1; SELECT 1 / 0"),
+              sql`SELECT 1 / ${0}::int`,
+              sql`SELECT ${"\u0000"}::text`,
+              sql.unsafe("ROLLBACK"),
+              sql.unsafe("ROLLBACK; SELECT 1"),
+              sql.unsafe("COMMIT"),
+              Stream.runDrain(sql`SELEC 1`.stream),
+              sql.unsafe("COPY jobs FROM STDIN"),
+            ]) {
+              const ignored = Effect.exit(Effect.asVoid<unknown, unknown, never>(first));
+              for (const scope of [Client.tenant(appId), sql.withTransaction]) {
+                const one = yield* Effect.exit(scope(Effect.zipRight(ignored, erase)));
+                assert.isTrue(Exit.isFailure(one));
+                const both = yield* Effect.exit(scope(Effect.all([ignored, erase], { concurrency: 2 })));
+                assert.isTrue(Exit.isFailure(both));
+                assert.deepStrictEqual(yield* settings, before);
+                assert.strictEqual(yield* Client.tenant(other)(db.jobs.count()), 1);
+              }
+            }
+          }),
+        );
       }),
     );
   });

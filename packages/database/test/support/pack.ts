@@ -151,6 +151,7 @@ export const strangers = (files: ReadonlyArray<string>) =>
   files.filter(
     (_) =>
       !/^(dist|src|migrations)\/.*\.(js|js\.map|d\.ts|ts)$/.test(_) &&
+      !/^recipes\/[\w-]+\.sql$/.test(_) &&
       !/^dist\/console\/(index\.html|assets\/[\w-]+\.css)$/.test(_) &&
       !["package.json", "LICENSE", "README.md", "CHANGELOG.md"].includes(_),
   );
