@@ -81,3 +81,24 @@ export const errorOf = (n: number) =>
 /** Slices of a thousand. */
 export const thousands = <A>(items: ReadonlyArray<A>): ReadonlyArray<ReadonlyArray<A>> =>
   Array.from({ length: Math.ceil(items.length / 1000) }, (_, i) => items.slice(i * 1000, (i + 1) * 1000));
+
+/**
+ * "submit to start", for a worker that is there: `submit` a job, wait until the function that `onStart` was given is called with the moment
+ * at which it began, and 20 ms more. Milliseconds of each.
+ */
+export const startTimes = async (
+  size: number,
+  submit: (n: number) => Promise<unknown>,
+  onStart: (started: (at: number) => void) => void,
+): Promise<ReadonlyArray<number>> => {
+  await new Promise((resolve) => setTimeout(resolve, 1000));
+  const values: Array<number> = [];
+  for (let n = 0; n < size; n++) {
+    const start = new Promise<number>(onStart);
+    const began = performance.now();
+    await submit(n);
+    values.push((await start) - began);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  return values;
+};

@@ -1,5 +1,7 @@
 /** What the works of this project and of the raw driver begin with, on our tables: written by SQL as a superuser, never measured. */
+import * as Option from "effect/Option";
 import pg from "pg";
+import { errorOf, payloadOf } from "./contestant.js";
 
 export interface Held {
   readonly id: string;
@@ -10,6 +12,20 @@ const payload = (n: string) =>
   `jsonb_build_object('order', ${n}, 'customer', 'cus_' || ${n} % 1000, 'note', repeat('x', 250))`;
 const history = (n: string) => `jsonb_build_array(jsonb_build_object('timestamp', 1790000000000,
   'error', 'Error: connect ECONNREFUSED 10.0.0.' || ${n} % 255 || ':5432' || repeat(E'\\n    at Socket.<anonymous> (file.js:10:20)', 24)))`;
+
+/** A new dead letter as `jobDlq.insertMany` takes it. */
+export const entryOf = (appId: string, originalJobId: string, n: number, type = "order.ship") => ({
+  originalJobId,
+  appId,
+  type,
+  payload: payloadOf(n),
+  errorReason: "MaxRetries",
+  attempts: 1,
+  errorHistory: [{ error: errorOf(n), timestamp: 1_790_000_000_000 }],
+  replayedAt: Option.none(),
+  requestId: Option.none(),
+  userId: Option.none(),
+});
 
 /** The schema is there already. Makes the one app that everything belongs to. */
 export const open = async (databaseUrl: string) => {

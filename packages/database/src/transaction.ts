@@ -238,8 +238,7 @@ const nested = <A, E, R>(
             : `SAVEPOINT ${name}; SELECT current_setting('role') AS role, current_setting('app.current_tenant', true) AS tenant${around.settings}`,
         ).pipe(Effect.tapError(() => rollBack));
         const exit = yield* restore(effect).pipe(
-          Effect.provideService(SqlClient.TransactionConnection, [connection, depth + 1]),
-          Effect.provideService(CurrentFrame, {
+          inFrame(depth + 1, {
             connection,
             gate,
             scope: Option.orElse(around.scope, () => Option.flatMap(parent, (_) => _.scope)),

@@ -12,7 +12,16 @@
  * that has failed already.
  */
 import { type Job, Queue, Worker } from "bullmq";
-import { type Contestant, connections, each, errorOf, type Prepare, payloadOf, thousands } from "../contestant.js";
+import {
+  type Contestant,
+  connections,
+  each,
+  errorOf,
+  type Prepare,
+  payloadOf,
+  startTimes,
+  thousands,
+} from "../contestant.js";
 
 type Payload = ReturnType<typeof payloadOf>;
 
@@ -167,17 +176,13 @@ export const contestant: Contestant = {
           let started = (_: number): void => undefined;
           const worker = new Worker<Payload, void>(ship, async () => started(performance.now()), { connection });
           worker.on("error", complain);
-          await new Promise((resolve) => setTimeout(resolve, 1000));
-          const values: Array<number> = [];
-          for (let n = 0; n < size; n++) {
-            const start = new Promise<number>((resolve) => {
-              started = resolve;
-            });
-            const began = performance.now();
-            await shipping.add(ship, payloadOf(n));
-            values.push((await start) - began);
-            await new Promise((resolve) => setTimeout(resolve, 20));
-          }
+          const values = await startTimes(
+            size,
+            (n) => shipping.add(ship, payloadOf(n)),
+            (tell) => {
+              started = tell;
+            },
+          );
           await worker.close();
           return values;
         },

@@ -17,7 +17,16 @@
  */
 import { Logger, makeWorkerUtils, run, runOnce } from "graphile-worker";
 import pg from "pg";
-import { type Contestant, connections, each, errorOf, type Prepare, payloadOf, thousands } from "../contestant.js";
+import {
+  type Contestant,
+  connections,
+  each,
+  errorOf,
+  type Prepare,
+  payloadOf,
+  startTimes,
+  thousands,
+} from "../contestant.js";
 
 const ship = "order.ship";
 const other = "order.other";
@@ -182,17 +191,13 @@ export const contestant: Contestant = {
             { [ship]: () => started(performance.now()) },
             [],
           );
-          await new Promise((resolve) => setTimeout(resolve, 1000));
-          const values: Array<number> = [];
-          for (let n = 0; n < size; n++) {
-            const start = new Promise<number>((resolve) => {
-              started = resolve;
-            });
-            const began = performance.now();
-            await runner.addJob(ship, payloadOf(n));
-            values.push((await start) - began);
-            await new Promise((resolve) => setTimeout(resolve, 20));
-          }
+          const values = await startTimes(
+            size,
+            (n) => runner.addJob(ship, payloadOf(n)),
+            (tell) => {
+              started = tell;
+            },
+          );
           await runner.stop();
           return values;
         },

@@ -14,7 +14,16 @@
  */
 import pg from "pg";
 import { type ConstructorOptions, type Job, PgBoss } from "pg-boss";
-import { type Contestant, connections, each, errorOf, type Prepare, payloadOf, thousands } from "../contestant.js";
+import {
+  type Contestant,
+  connections,
+  each,
+  errorOf,
+  type Prepare,
+  payloadOf,
+  startTimes,
+  thousands,
+} from "../contestant.js";
 
 const ship = "order.ship";
 const other = "order.other";
@@ -240,17 +249,13 @@ export const contestant: Contestant = {
         run: async () => {
           let started = (_: number): void => undefined;
           await listening.work(notified, { pollingIntervalSeconds: 0.5 }, async () => started(performance.now()));
-          await new Promise((resolve) => setTimeout(resolve, 1000));
-          const values: Array<number> = [];
-          for (let n = 0; n < size; n++) {
-            const start = new Promise<number>((resolve) => {
-              started = resolve;
-            });
-            const began = performance.now();
-            await listening.send(notified, payloadOf(n));
-            values.push((await start) - began);
-            await new Promise((resolve) => setTimeout(resolve, 20));
-          }
+          const values = await startTimes(
+            size,
+            (n) => listening.send(notified, payloadOf(n)),
+            (tell) => {
+              started = tell;
+            },
+          );
           await listening.offWork(notified, { wait: true });
           return values;
         },

@@ -18,7 +18,6 @@ import * as Layer from "effect/Layer";
 import * as Logger from "effect/Logger";
 import * as LogLevel from "effect/LogLevel";
 import * as ManagedRuntime from "effect/ManagedRuntime";
-import * as Option from "effect/Option";
 import * as Redacted from "effect/Redacted";
 import * as S from "effect/Schema";
 import * as Stream from "effect/Stream";
@@ -114,18 +113,7 @@ export const contestant: Contestant = {
       return {
         run: async () => {
           for (const batch of batches) {
-            const entries = batch.map((n) => ({
-              originalJobId: jobIds[n] ?? "",
-              appId,
-              type: Order.name,
-              payload: payloadOf(n),
-              errorReason: "MaxRetries",
-              attempts: 1,
-              errorHistory: [{ error: errorOf(n), timestamp: 1_790_000_000_000 }],
-              replayedAt: Option.none(),
-              requestId: Option.none(),
-              userId: Option.none(),
-            }));
+            const entries = batch.map((n) => Fill.entryOf(appId, jobIds[n] ?? "", n));
             await run(inTenant(db.jobDlq.insertMany(entries)));
           }
           return undefined;

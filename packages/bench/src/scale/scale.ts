@@ -16,13 +16,12 @@ import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Fiber from "effect/Fiber";
 import * as Layer from "effect/Layer";
-import * as Option from "effect/Option";
 import * as Redacted from "effect/Redacted";
 import * as S from "effect/Schema";
 import pg from "pg";
 import { to as copyTo } from "pg-copy-streams";
-import { errorOf, payloadOf } from "../contestant.js";
 import { type Figure, figureOf, quantile } from "../figures.js";
+import { entryOf } from "../fill.js";
 import { type Filled, fill, type Size } from "./fill.js";
 
 const us = "this project";
@@ -123,18 +122,7 @@ const looks = ({ large, run }: Place, rounds: number) =>
   });
 
 const entriesOf = (appId: string, count: number) =>
-  Array.from({ length: count }, (_, n) => ({
-    originalJobId: globalThis.crypto.randomUUID(),
-    appId,
-    type: `type.${n % 20}`,
-    payload: payloadOf(n),
-    errorReason: "MaxRetries",
-    attempts: 1,
-    errorHistory: [{ error: errorOf(n), timestamp: 1_790_000_000_000 }],
-    replayedAt: Option.none(),
-    requestId: Option.none(),
-    userId: Option.none(),
-  }));
+  Array.from({ length: count }, (_, n) => entryOf(appId, globalThis.crypto.randomUUID(), n, `type.${n % 20}`));
 
 /** A thousand dead letters in a call, into the small table and the large one in turn. */
 const inserts = (small: Place, large: Place, rounds: number, batches: number) =>
