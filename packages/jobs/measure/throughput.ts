@@ -116,9 +116,7 @@ const runner = ({ batch, concurrency, engine, pool, traced, work }: typeof Setti
 const connect = async () => {
   const client = new pg.Client(process.env.DATABASE_URL);
   await client.connect();
-  await client.query(
-    "SET ROLE parametric_system; SET jit = off; SET enable_hashjoin = off; SET enable_mergejoin = off",
-  );
+  await client.query("SET ROLE parametric_system; SET jit = off");
   return client;
 };
 const claimOf = async (client: pg.Client) => {

@@ -86,6 +86,54 @@ layer(OneConnection, { excludeTestServices: true, timeout: "2 minutes" })("the r
     }),
   );
 
+  it.effect("settling finds its jobs by their ids, also where the statistics know of none that runs", () =>
+    Effect.gen(function* () {
+      const sql = yield* SqlClient.SqlClient;
+      const engine = yield* JobStoreSql.EngineClient;
+      const store = yield* JobStore;
+      const appId = yield* newTenant;
+      yield* Jobs.submitMany(
+        Waits,
+        Array.from({ length: 1000 }, (_, n) => ({ payload: { n } })),
+        { appId },
+      );
+      yield* Client.system(sql`UPDATE jobs SET status = 'cancelled', completed_at = now(), locked_until = NULL, locked_by = NULL
+        WHERE status = 'processing'`);
+      yield* sql`VACUUM ANALYZE jobs`;
+      const { jobs } = yield* store.claim({
+        runner: "explain",
+        leaseMillis: 60_000,
+        limit: 1000,
+        turns: partitions.map((partition) => ({ partition, after: "" })),
+        isByAge: false,
+        draw: 1,
+      });
+      assert.isAbove(jobs.length, 500);
+      /** What this session's reads of the table and of its indexes found. */
+      const read = Effect.gen(function* () {
+        const rows = yield* engine.unsafe(
+          `SELECT pg_stat_get_tuples_returned('idx_jobs_lost'::regclass)::int AS index,
+             pg_stat_get_numscans('jobs'::regclass)::int AS table
+           FROM pg_stat_force_next_flush()`,
+        );
+        return yield* decodeScans(rows);
+      });
+      yield* read;
+      const [before] = yield* read;
+      const half = jobs.slice(0, 250);
+      const rest = jobs.slice(250);
+      yield* store.extend(jobs, 60_000);
+      yield* store.report(jobs.map((job) => ({ ...job, progress: "1" })));
+      yield* store.complete(half);
+      yield* store.fail(
+        rest.map((job) => ({ ...job, outcome: "retry", reason: null, error: "no", delayMillis: 60_000 })),
+      );
+      yield* read;
+      const [after] = yield* read;
+      assert.deepStrictEqual(after, before);
+    }),
+  );
+
   it.effect("a dedupe key is looked up by its index", () =>
     Effect.gen(function* () {
       const sql = yield* SqlClient.SqlClient;

@@ -152,9 +152,7 @@ export const contestant: Contestant = {
     const engine = async () => {
       const client = new pg.Client({ connectionString: databaseUrl });
       await client.connect();
-      await client.query(
-        "SET ROLE parametric_system; SET jit = off; SET enable_hashjoin = off; SET enable_mergejoin = off",
-      );
+      await client.query("SET ROLE parametric_system; SET jit = off");
       return client;
     };
     const workOff: Prepare = async (size) => {
