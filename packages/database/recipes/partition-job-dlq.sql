@@ -148,6 +148,19 @@ BEGIN
 END
 $body$;
 
+-- Gives a partition the storage parameters of another table, those of autovacuum for example; the partitioned one can have none.
+CREATE OR REPLACE FUNCTION job_dlq_partitions.copy_options(p_from regclass, p_to regclass) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+  options text := (SELECT array_to_string(reloptions, ', ') FROM pg_class WHERE oid = p_from);
+BEGIN
+  IF options <> '' THEN
+    EXECUTE format('ALTER TABLE %s SET (%s)', p_to, options);
+  END IF;
+END
+$body$;
+
 -- Makes the partition of a range, with the rows of it that the default partition had to take.
 CREATE OR REPLACE FUNCTION job_dlq_partitions.add_partition(p_parent regclass, p_lower timestamp, p_upper timestamp) RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -176,6 +189,7 @@ BEGIN
     DROP TABLE job_dlq_partitions.aside;
   END IF;
   EXECUTE format('ALTER TABLE job_dlq_partitions.%I ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', name);
+  PERFORM job_dlq_partitions.copy_options('job_dlq_partitions.p_default', format('job_dlq_partitions.%I', name)::regclass);
   RETURN name;
 END
 $body$;
@@ -252,6 +266,7 @@ BEGIN
   PERFORM job_dlq_partitions.copy_rules('public.job_dlq', 'job_dlq_next.job_dlq');
   CREATE TABLE job_dlq_partitions.p_default PARTITION OF job_dlq_next.job_dlq DEFAULT;
   ALTER TABLE job_dlq_partitions.p_default ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+  PERFORM job_dlq_partitions.copy_options('public.job_dlq', 'job_dlq_partitions.p_default');
   lower := first;
   FOR i IN 1 .. p_count LOOP
     PERFORM job_dlq_partitions.add_partition('job_dlq_next.job_dlq', lower, lower + p_every);

@@ -22,6 +22,7 @@ import jobDlqServing from "../migrations/0004_job_dlq_serving.js";
 import jobDlqReceipts from "../migrations/0005_job_dlq_receipts.js";
 import jobDlqFingerprint from "../migrations/0006_job_dlq_fingerprint.js";
 import jobWorkers from "../migrations/0007_job_workers.js";
+import jobDlqGrowth from "../migrations/0008_job_dlq_growth.js";
 import { classify, databaseError } from "./sql-state.js";
 
 /**
@@ -43,6 +44,7 @@ export const catalogue: ReadonlyArray<Migration> = [
   { id: 5, name: "job_dlq_receipts", run: jobDlqReceipts },
   { id: 6, name: "job_dlq_fingerprint", run: jobDlqFingerprint },
   { id: 7, name: "job_workers", run: jobWorkers },
+  { id: 8, name: "job_dlq_growth", run: jobDlqGrowth },
 ];
 
 /** A migration did not succeed; it and everything after it were not applied. */

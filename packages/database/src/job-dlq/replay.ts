@@ -107,7 +107,7 @@ export const makeReplay = Effect.gen(function* () {
             FOR UPDATE OF j),
           revived AS (
             UPDATE jobs j
-            SET status = 'pending', attempts = 0, error_history = '[]', payload = ${newPayload}, scheduled_at = ${due},
+            SET updated_at = now(), status = 'pending', attempts = 0, error_history = '[]', payload = ${newPayload}, scheduled_at = ${due},
               started_at = NULL, completed_at = NULL, locked_by = NULL, locked_until = NULL, fence = nextval('job_fence'),
               replays = j.replays + 1, dedupe_key = NULL, suspect = false, in_company = false, progress = NULL
             FROM chosen c
@@ -123,7 +123,7 @@ export const makeReplay = Effect.gen(function* () {
             ON CONFLICT (id) DO NOTHING
             RETURNING id, app_id),
           replayed AS (
-            UPDATE job_dlq d SET replayed_at = now()
+            UPDATE job_dlq d SET updated_at = now(), replayed_at = now()
             FROM chosen c
             JOIN (SELECT * FROM revived UNION ALL SELECT * FROM remade) r ON r.id = c.original_job_id AND r.app_id = c.app_id
             WHERE d.id = c.id AND d.replayed_at IS NULL

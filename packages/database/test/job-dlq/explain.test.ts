@@ -17,7 +17,6 @@ interface Samples {
   /** Half of all dead letters. */
   readonly large: string;
   /** A few thousand. */
-  readonly medium: string;
   /** 2,400, all of them older than everybody else's. */
   readonly quiet: string;
   /** Of `large`, as are the following ones. */
@@ -36,7 +35,6 @@ const batches = 12;
 const decodeSamples = S.decodeUnknownSync(
   S.Struct({
     large: S.String,
-    medium: S.String,
     quiet: S.String,
     job: S.String,
     fingerprint: S.String,
@@ -73,7 +71,7 @@ const fill = Effect.gen(function* () {
       SELECT uuidv7(at - now()), md5('job ' || i)::uuid, n.id, CASE WHEN i % 5000 = 2 THEN 'rare' ELSE 'type ' || i % 40 END,
         jsonb_build_object('number', i, 'text', repeat('x', 200)), CASE WHEN i % 4 = 0 THEN 'Validation' ELSE 'MaxRetries' END, 3,
         jsonb_build_array(jsonb_build_object('error', 'step ' || chr(97 + i % 7) || ' of order ' || i || ' failed', 'timestamp', 1)),
-        at, CASE WHEN i % 3 = 1 THEN at + interval '1 hour' END, md5('request ' || i)::uuid,
+        at, CASE WHEN i BETWEEN 201 AND 2400 OR i % 3 = 1 THEN at + interval '1 hour' END, md5('request ' || i)::uuid,
         CASE WHEN i % 3 = 0 THEN md5('user ' || i % 9001)::uuid END
       FROM rows JOIN numbered n USING (place)`;
   }
@@ -96,14 +94,13 @@ const fill = Effect.gen(function* () {
   const [samples] = yield* sql`
     WITH tenants AS (SELECT app_id, count(*) AS letters, max(dlq_at) AS newest FROM job_dlq GROUP BY app_id),
     large AS (SELECT app_id FROM tenants ORDER BY letters DESC LIMIT 1),
-    medium AS (SELECT app_id FROM tenants ORDER BY letters DESC OFFSET 1 LIMIT 1),
     quiet AS (SELECT app_id FROM tenants ORDER BY newest LIMIT 1),
     one AS (
       SELECT * FROM job_dlq JOIN large USING (app_id)
       WHERE replayed_at IS NULL AND user_id IS NOT NULL ORDER BY dlq_at DESC OFFSET 500 LIMIT 1),
     gone AS (
       SELECT e.* FROM job_dlq_events e JOIN large USING (app_id) WHERE kind = 'discarded' ORDER BY at DESC OFFSET 500 LIMIT 1)
-    SELECT (SELECT app_id FROM large) AS large, (SELECT app_id FROM medium) AS medium, (SELECT app_id FROM quiet) AS quiet,
+    SELECT (SELECT app_id FROM large) AS large, (SELECT app_id FROM quiet) AS quiet,
       one.original_job_id AS job, one.fingerprint, one.user_id AS user, gone.dlq_id AS discarded,
       gone.id AS restorable, (SELECT max(arrived)::text FROM job_dlq) AS arrived
     FROM one, gone`;
@@ -147,14 +144,19 @@ const actor = "test";
 const cases: Readonly<Record<string, ReadonlyArray<Case>>> = {
   idx_job_dlq_pending: [
     {
-      name: "listPending, a tenant of a few thousand",
-      scope: (_) => _.medium,
-      call: call((db) => db.jobDlq.listPending()),
-    },
-    {
-      name: "listPending, a tenant whose letters are old",
+      name: "listPending, a tenant whose newer letters were replayed",
       scope: (_) => _.quiet,
       call: call((db) => db.jobDlq.listPending()),
+    },
+  ],
+  idx_job_dlq_newest: [
+    { name: "listPending, of every tenant", scope: system, call: call((db) => db.jobDlq.listPending()) },
+  ],
+  idx_job_dlq_app: [
+    {
+      name: "a page of every state",
+      scope: (_) => _.quiet,
+      call: call((db) => db.jobDlq.page({ state: "any" })),
     },
   ],
   idx_job_dlq_pending_type: [
@@ -167,7 +169,7 @@ const cases: Readonly<Record<string, ReadonlyArray<Case>>> = {
     },
   ],
   // It serves groups too, by an index-only scan, as far as the table is vacuumed: that is not for a test to count on.
-  idx_job_dlq_pending_fingerprint: [
+  idx_job_dlq_kinds: [
     {
       name: "preview of a fingerprint",
       scope: large,
@@ -290,15 +292,17 @@ layer(FilledDatabase, { excludeTestServices: true, timeout: "5 minutes" })("at 1
   it.effect("every index since 0003 is in this test's list", () =>
     Effect.gen(function* () {
       const sql = yield* SqlClient.SqlClient;
-      const earlier = ["idx_job_dlq_type", "idx_job_dlq_dlq_at", "idx_job_dlq_request", "idx_job_dlq_app_id_fk"];
+      const earlier = ["idx_job_dlq_request"];
       const base = ["idx_jobs_due", "idx_jobs_lost", "idx_jobs_ended"];
       // Those of 0007 serve the runners' claims: the tests of the package jobs have them.
       const workers = ["idx_jobs_dedupe", "idx_jobs_fair", "idx_jobs_scheduled", "idx_jobs_suspect"];
       const rows = yield* sql`
         SELECT indexname FROM pg_indexes WHERE schemaname = 'public' AND indexname NOT IN (SELECT conname FROM pg_constraint)`;
+      // A bitmap scan of a BRIN index is counted otherwise; the guard in the bench has it.
+      const summaries = ["idx_job_dlq_window"];
       const names = rows
         .map(({ indexname }) => String(indexname))
-        .filter((_) => ![...earlier, ...base, ...workers].includes(_));
+        .filter((_) => ![...earlier, ...base, ...workers, ...summaries].includes(_));
       assert.deepStrictEqual(names.sort(), Object.keys(cases).sort());
     }),
   );

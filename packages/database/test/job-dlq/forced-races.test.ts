@@ -461,8 +461,11 @@ layer(TestDatabase, { excludeTestServices: true })("callers that lock many rows"
         const purge = inTenant(of.appId, (db) => db.jobDlq.purge(0));
         const erase = inTenant(of.appId, (db) => db.jobDlq.erase({ userId: of.userId }, { actor }));
         const [purged, receipt] = yield* meet(letterLock, of.newer[150], [one, purge], [other, erase]);
-        assert.strictEqual(purged, 300);
-        assert.deepInclude({ ...(receipt as object) }, { letters: 300, jobsEmptied: 300 });
+        // The purge gives way when it has waited, and takes what the erasure leaves.
+        const { jobsEmptied, letters } = receipt as { readonly letters: number; readonly jobsEmptied: number };
+        assert.strictEqual(Number(purged) + letters, 600);
+        assert.include([0, 300], purged);
+        assert.strictEqual(jobsEmptied, 300);
         yield* balance({ appId: of.appId, inserted: 600, submitted: 300, purgedJobs: 0 });
       }).pipe(withoutDeadlock),
     );
