@@ -14,6 +14,7 @@ import { InvalidInput } from "../errors.js";
 import { refused } from "../refusal.js";
 import { checkFilter, compileFilter, type JobDlqFilter } from "./filter.js";
 import { copyOf, replayedElsewhere } from "./ledger.js";
+import { type Reach, type ReachOptions, reachOf } from "./reach.js";
 import { shownTime } from "./shown.js";
 
 /** What a row of the figures is about. */
@@ -26,6 +27,8 @@ export class JobDlqStat extends S.Class<JobDlqStat>("JobDlqStat")({
   key: S.String,
   /** Dead letters that are pending now, whenever they came. By hour: those that came in this hour and within the window. */
   depth: S.Int,
+  /** Whether all were looked at for `depth`: false only where {@link ReachOptions.most} were. Other keys may be missing then. */
+  isExact: S.Boolean,
   /** Seconds since the oldest one of `depth` was dead-lettered, not less than 0; null when `depth` is 0. */
   oldestAgeSeconds: S.NullOr(S.Number),
   /** Dead letters whose `dlqAt` is in the window, whatever became of them. A restored or imported one counts once, at its `dlqAt`. */
@@ -40,7 +43,7 @@ export class JobDlqStat extends S.Class<JobDlqStat>("JobDlqStat")({
   replaySuccessRatio: S.NullOr(S.Number),
 }) {}
 
-export interface StatsOptions {
+export interface StatsOptions extends ReachOptions {
   readonly by: StatsKey;
   /** Only these dead letters, and their replays. Each figure says itself which state it counts, so `state` is refused. */
   readonly filter?: JobDlqFilter | undefined;
@@ -53,15 +56,15 @@ const mostHours = 1000;
 
 const operation = "jobDlq.stats";
 
-const { arrivals, depth, key, oldestAgeSeconds, replays } = JobDlqStat.fields;
+const { arrivals, depth, isExact, key, oldestAgeSeconds, replays } = JobDlqStat.fields;
 const decodeRows = S.decodeUnknown(
-  S.Array(S.Struct({ key, depth, oldestAgeSeconds, arrivals, replays, completed: S.Int, deadAgain: S.Int })),
+  S.Array(S.Struct({ key, depth, isExact, oldestAgeSeconds, arrivals, replays, completed: S.Int, deadAgain: S.Int })),
 );
 
 export const makeStats = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;
 
-  const statement = (by: StatsKey, filter: JobDlqFilter, since: Date | undefined) => {
+  const statement = (by: StatsKey, filter: JobDlqFilter, since: Date | undefined, reach: Reach) => {
     const matches = compileFilter(sql, { ...filter, state: "any" });
     // The statement's clock and not now(): what the same transaction did before, and what others committed since it began, lies
     // before it. STABLE, so the conditions reach an index.
@@ -96,10 +99,10 @@ export const makeStats = Effect.gen(function* () {
             LIMIT ${mostHours + 1}) hours`
         : sql``;
     return sql`
-      WITH pending AS (
+      WITH ${reach.ctes} pending AS (
         SELECT ${arrival} AS key, count(*) AS depth, min(d.dlq_at) AS oldest
-        FROM job_dlq d
-        WHERE d.replayed_at IS NULL AND ${matches} ${by === "hour" ? sql`AND ${inWindow(sql`d.dlq_at`)}` : sql``}
+        FROM ${reach.from} d
+        WHERE ${reach.matches} ${by === "hour" ? sql`AND ${inWindow(sql`d.dlq_at`)}` : sql``}
         GROUP BY 1),
       removed AS (
         SELECT DISTINCT ON (e.dlq_id) e.entry
@@ -148,7 +151,7 @@ export const makeStats = Effect.gen(function* () {
             THEN 'dead'
           END AS status
         FROM replays r LEFT JOIN jobs j ON j.id = r.original_job_id AND j.app_id = r.app_id)
-      SELECT ${shown} AS key, sum(depth)::int AS depth,
+      SELECT ${shown} AS key, sum(depth)::int AS depth, ${reach.isExact} AS is_exact,
         CASE WHEN min(oldest) IS NOT NULL
           THEN GREATEST(extract(epoch FROM statement_timestamp() - ${shownTime(sql, sql`min(oldest)`)}), 0)::float8
         END AS oldest_age_seconds,
@@ -171,7 +174,7 @@ export const makeStats = Effect.gen(function* () {
    * Keys for which there is nothing to count are not.
    */
   const stats = Effect.fn(operation)(function* (options: StatsOptions) {
-    const { by, filter = {}, since } = options;
+    const { by, filter = {}, most, since } = options;
     if (!S.is(StatsKey)(by)) {
       const problem = `is ${JSON.stringify(by)}; it must be one of ${StatsKey.literals.join(", ")}`;
       return yield* new InvalidInput({ operation, field: "by", problem });
@@ -184,7 +187,8 @@ export const makeStats = Effect.gen(function* () {
       const problem = `is ${checked.state}; leave it out, each figure says which state it counts`;
       return yield* new InvalidInput({ operation, field: "filter.state", problem });
     }
-    const rows = yield* statement(by, checked, since).pipe(refused(operation));
+    const reach = yield* reachOf(sql, operation, { ...checked, state: "pending" }, most);
+    const rows = yield* statement(by, checked, since, reach).pipe(refused(operation));
     if (by === "hour" && rows.length > mostHours) {
       const problem = `is more than ${mostHours.toLocaleString("en-US")} hours ago; by hour the window is not longer`;
       return yield* new InvalidInput({ operation, field: "since", problem });

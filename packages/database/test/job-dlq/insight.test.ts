@@ -227,6 +227,7 @@ layer(TestDatabase, { excludeTestServices: true })("insight", (it) => {
               reason: newest.reason,
               message: newest.error === null ? null : (newest.error.split("\n")[0] ?? "").replace("\r", ""),
               newestId: newest.id,
+              isExact: true,
               tenants: apps.length,
               appIds: apps.slice(0, 20),
             },

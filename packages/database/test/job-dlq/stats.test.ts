@@ -253,7 +253,17 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.stats", (it) => {
           const stats = yield* db.jobDlq.stats({ by: "tenant" });
           assert.deepStrictEqual(
             stats.map((_) => ({ ..._ })),
-            [{ key: appId, depth: 0, oldestAgeSeconds: null, arrivals: 2, replays: 1, replaySuccessRatio: null }],
+            [
+              {
+                key: appId,
+                depth: 0,
+                isExact: true,
+                oldestAgeSeconds: null,
+                arrivals: 2,
+                replays: 1,
+                replaySuccessRatio: null,
+              },
+            ],
           );
         }),
       );
