@@ -18,6 +18,8 @@ const settings = {
   "auto_explain.log_nested_statements": "on",
   // How many workers a statement gets depends on what else runs.
   max_parallel_workers_per_gather: "0",
+  // As where memory or a solid-state disk has the table, which is what these small ones stand for.
+  random_page_cost: "1.1",
 };
 
 /** The URL with which a superuser's connections explain what they run. */
