@@ -5,7 +5,6 @@
  * out, letters that leave the table meanwhile may be. A row that does not fit its model is exported as it is stored.
  */
 import * as SqlClient from "@effect/sql/SqlClient";
-import type { Fragment } from "@effect/sql/Statement";
 import * as Chunk from "effect/Chunk";
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
@@ -49,8 +48,8 @@ export interface ExportOptions {
   readonly batchSize?: number | undefined;
 }
 
-/** Bytes of rows that are held at once, but for a single one that is larger. */
-const batchBytes = 4 * 1024 * 1024;
+/** Bytes of rows in a page, but for a single one that is larger. Some pages are read ahead of who takes the lines. */
+const batchBytes = 2 * 1024 * 1024;
 /** Places that are read ahead: without an index on all letters by time each look at them is a sort. */
 const windowSize = 10_000;
 
@@ -61,7 +60,7 @@ export const makeExport = Effect.gen(function* () {
   const decodeSnapshot = S.decodeUnknown(S.Tuple(S.Struct({ snapshot: S.String })));
   const decodeWindow = S.decodeUnknown(S.Array(Ahead));
   const decodePage = S.decodeUnknown(S.Array(Stored));
-  const decodeLines = S.decodeUnknown(S.Array(Line));
+  const decodeLines = S.decodeUnknown(S.Tuple(Written));
 
   /** The places of the next letters, oldest first, with their stored sizes: those that were there when the export began. */
   const ahead = (filter: JobDlqFilter, snapshot: string, after: Position | undefined) => sql`
@@ -85,7 +84,7 @@ export const makeExport = Effect.gen(function* () {
 
   // A jsonb that was compressed may be a hundred times its stored size, so the page ends by the size of its text as well: what is
   // beyond has a place and no content.
-  const page = (filter: JobDlqFilter, ids: ReadonlyArray<string>, columns: Fragment) => sql`
+  const measured = (filter: JobDlqFilter, ids: ReadonlyArray<string>) => sql`
     WITH found AS MATERIALIZED (
       SELECT a.place, d.*, d.payload::text AS payload_text, d.error_history::text AS history_text,
         ${time("d.dlq_at")} AS dlq_time, ${time("d.replayed_at")} AS replayed_time
@@ -94,23 +93,46 @@ export const makeExport = Effect.gen(function* () {
     measured AS (
       SELECT *, sum(octet_length(payload_text) + octet_length(history_text)) OVER (ORDER BY place ROWS UNBOUNDED PRECEDING)
         - octet_length(payload_text) - octet_length(history_text) < ${batchBytes} AS fits
-      FROM found)
-    SELECT ${columns}
+      FROM found)`;
+
+  const rowsOfPage = (filter: JobDlqFilter, ids: ReadonlyArray<string>) => sql`
+    ${measured(filter, ids)}
+    SELECT id, original_job_id, app_id, type, CASE WHEN fits THEN payload_text END AS payload, error_reason, attempts,
+    CASE WHEN fits THEN history_text END AS error_history, dlq_time AS dlq_at, replayed_time AS replayed_at, request_id, user_id
     FROM measured
     ORDER BY place`;
 
-  const stored = sql`
-    id, original_job_id, app_id, type, CASE WHEN fits THEN payload_text END AS payload, error_reason, attempts,
-    CASE WHEN fits THEN history_text END AS error_history, dlq_time AS dlq_at, replayed_time AS replayed_at, request_id, user_id`;
+  // What lineOf makes of the rows, as one text. A field at a time over the wire, decoded and written again, took as long as all the
+  // rest, and a row for each line half of that.
+  const linesOfPage = (filter: JobDlqFilter, ids: ReadonlyArray<string>) => sql`
+    ${measured(filter, ids)}
+    SELECT COALESCE(array_agg(id) FILTER (WHERE NOT fits), '{}') AS left_over, COALESCE(string_agg(
+      concat('{"id":"', id, '","originalJobId":"', original_job_id, '","appId":"', app_id, '","type":', to_json(type),
+        ',"payload":', payload_text, ',"errorReason":', to_json(error_reason), ',"attempts":', attempts,
+        ',"errorHistory":', history_text, ',"dlqAt":"', dlq_time, '","replayedAt":', COALESCE(to_json(replayed_time), 'null'),
+        ',"requestId":', COALESCE(to_json(request_id), 'null'), ',"userId":', COALESCE(to_json(user_id), 'null'), E'}\n'),
+      '' ORDER BY place) FILTER (WHERE fits), '') AS lines
+    FROM measured`;
 
-  // What lineOf makes of a row. A field at a time over the wire, decoded and written again, took as long as all the rest.
-  const line = sql`
-    id, CASE WHEN fits THEN
-      '{"id":"' || id || '","originalJobId":"' || original_job_id || '","appId":"' || app_id || '","type":' || to_json(type)
-      || ',"payload":' || payload_text || ',"errorReason":' || to_json(error_reason) || ',"attempts":' || attempts
-      || ',"errorHistory":' || history_text || ',"dlqAt":"' || dlq_time || '","replayedAt":' || COALESCE(to_json(replayed_time), 'null')
-      || ',"requestId":' || COALESCE(to_json(request_id), 'null') || ',"userId":' || COALESCE(to_json(user_id), 'null') || E'}\n'
-    END AS line`;
+  /** The lines of these letters, and the ids of those that are left to the next page. */
+  const writtenThere = (filter: JobDlqFilter, ids: ReadonlyArray<string>) =>
+    Effect.gen(function* () {
+      const found = yield* linesOfPage(filter, ids).pipe(refused(operation));
+      const [page] = yield* Effect.orDie(decodeLines(found));
+      return { left: page.leftOver, lines: linesOf(page.lines) };
+    });
+  const writtenHere = (filter: JobDlqFilter, ids: ReadonlyArray<string>, redact: Redact) =>
+    Effect.gen(function* () {
+      const found = yield* rowsOfPage(filter, ids).pipe(refused(operation));
+      const lines: Array<string> = [];
+      const left: Array<string> = [];
+      for (const row of yield* Effect.orDie(decodePage(found))) {
+        const { errorHistory, payload } = row;
+        if (payload === null || errorHistory === null) left.push(row.id);
+        else lines.push(lineOf(yield* redact({ ...row, errorHistory, payload })));
+      }
+      return { left, lines };
+    });
 
   /**
    * The dead letters that the filter matches, as lines of NDJSON (each ends with a newline), oldest first. `state` is `pending`
@@ -125,49 +147,34 @@ export const makeExport = Effect.gen(function* () {
       const rows = yield* inScope(sql`SELECT pg_current_snapshot()::text AS snapshot`);
       const [{ snapshot }] = yield* Effect.orDie(decodeSnapshot(rows));
 
-      interface State {
-        readonly queue: ReadonlyArray<Ahead>;
-        readonly after: Position | undefined;
-        readonly isLastWindow: boolean;
-      }
-      const next = (state: State) =>
-        Effect.gen(function* () {
-          let { after, isLastWindow, queue } = state;
-          if (queue.length === 0) {
-            if (isLastWindow) return Option.none();
-            queue = yield* inScope(ahead(checked, snapshot, after)).pipe(
-              refused(operation),
-              Effect.flatMap((_) => Effect.orDie(decodeWindow(_))),
-            );
-            const last = queue.at(-1);
+      /** The places of all letters, a window after the other. */
+      const windows = Stream.unfoldEffect(
+        { after: undefined as Position | undefined, isLast: false },
+        ({ after, isLast }) =>
+          Effect.gen(function* () {
+            if (isLast) return Option.none();
+            const found = yield* inScope(ahead(checked, snapshot, after)).pipe(refused(operation));
+            const places = yield* Effect.orDie(decodeWindow(found));
+            const last = places.at(-1);
             if (last === undefined) return Option.none();
-            after = { at: last.at, id: last.id };
-            isLastWindow = queue.length < windowSize;
-          }
-          const asked = queue.slice(0, pageLength(queue, batchSize));
-          const ids = asked.map(({ id }) => id);
-          const found = yield* inScope(page(checked, ids, redact === undefined ? line : stored)).pipe(
-            refused(operation),
-          );
-          const lines: Array<string> = [];
-          const left = new Set<string>();
-          if (redact === undefined) {
-            for (const row of yield* Effect.orDie(decodeLines(found))) {
-              if (row.line === null) left.add(row.id);
-              else lines.push(row.line);
-            }
-          } else {
-            for (const row of yield* Effect.orDie(decodePage(found))) {
-              const { errorHistory, payload } = row;
-              if (payload === null || errorHistory === null) left.add(row.id);
-              else lines.push(lineOf(yield* redact({ ...row, errorHistory, payload })));
-            }
-          }
-          const rest = [...asked.filter(({ id }) => left.has(id)), ...queue.slice(asked.length)];
-          return Option.some([Chunk.unsafeFromArray(lines), { after, isLastWindow, queue: rest }] as const);
-        });
-      const first: State = { queue: [], after: undefined, isLastWindow: false };
-      return Stream.unfoldChunkEffect(first, next);
+            return Option.some([places, { after: { at: last.at, id: last.id }, isLast: places.length < windowSize }]);
+          }),
+      );
+      const written = (ids: ReadonlyArray<string>) =>
+        inScope(redact === undefined ? writtenThere(checked, ids) : writtenHere(checked, ids, redact));
+      const emitted = ({ left, lines }: Page): Stream.Stream<string, QueryError | BulkError> =>
+        left.length === 0
+          ? Stream.fromChunk(Chunk.unsafeFromArray(lines))
+          : Stream.concat(
+              Stream.fromChunk(Chunk.unsafeFromArray(lines)),
+              Stream.flatMap(Stream.fromEffect(written(left)), emitted),
+            );
+      return windows.pipe(
+        Stream.mapConcat((places) => pagesOf(places, batchSize)),
+        // The database writes a page while another is on its way, unless all are in one transaction.
+        Stream.mapEffect(written, { concurrency: options.scope === undefined ? 1 : 2 }),
+        Stream.flatMap(emitted),
+      );
     }).pipe(Stream.unwrap, Stream.withSpan(operation));
 
   return { exportTo };
@@ -176,12 +183,38 @@ export const makeExport = Effect.gen(function* () {
 interface Ahead extends S.Schema.Type<typeof Ahead> {}
 const Ahead = S.Struct({ id: S.UUID, at: S.String, size: S.Int });
 
-/** How many letters of the queue are one page: a batch, or fewer when they are large. At least one. */
-const pageLength = (queue: ReadonlyArray<Ahead>, batchSize: number): number => {
-  let bytes = 0;
-  let length = 0;
-  while (length < queue.length && length < batchSize && bytes < batchBytes) bytes += queue[length++]?.size ?? 0;
-  return length;
+/** What was written, and the ids of what is left to the next page. */
+interface Page {
+  readonly lines: ReadonlyArray<string>;
+  readonly left: ReadonlyArray<string>;
+}
+
+/** The ids of a page each: a batch, or fewer when they are large; at least one. */
+const pagesOf = (places: ReadonlyArray<Ahead>, batchSize: number): ReadonlyArray<ReadonlyArray<string>> => {
+  const pages: Array<Array<string>> = [];
+  let bytes = Number.POSITIVE_INFINITY;
+  for (const { id, size } of places) {
+    const last = pages.at(-1);
+    if (last === undefined || last.length >= batchSize || bytes >= batchBytes) {
+      pages.push([id]);
+      bytes = size;
+    } else {
+      last.push(id);
+      bytes += size;
+    }
+  }
+  return pages;
+};
+
+/** JSON has no newline of its own. */
+const linesOf = (text: string): ReadonlyArray<string> => {
+  const lines: Array<string> = [];
+  for (let start = 0; start < text.length; ) {
+    const end = text.indexOf("\n", start) + 1;
+    lines.push(text.slice(start, end));
+    start = end;
+  }
+  return lines;
 };
 
 /** A dead letter as its line has it; payload and errorHistory are JSON text, null in what is left to the next page. */
@@ -201,8 +234,8 @@ const Stored = S.Struct({
 });
 type Exported = typeof Stored.Type & { readonly payload: string; readonly errorHistory: string };
 
-/** The same, written by the database. */
-const Line = S.Struct({ id: S.UUID, line: S.NullOr(S.String) });
+/** A page of lines that the database wrote, and what is left to the next. */
+const Written = S.Struct({ leftOver: S.Array(S.UUID), lines: S.String });
 
 const jsonFields: ReadonlySet<string> = new Set(["payload", "errorHistory"] satisfies ReadonlyArray<keyof JobDlq>);
 
@@ -213,6 +246,8 @@ const lineOf = (row: Exported): string => {
   });
   return `{${fields.join(",")}}\n`;
 };
+
+type Redact = (row: Exported) => Effect.Effect<Exported, InvalidInput>;
 
 /** Applies the functions of the caller, each between decoding and encoding of its field; undefined when there is none. */
 const redactionOf = (redaction: Redaction) =>
@@ -226,7 +261,7 @@ const redactionOf = (redaction: Redaction) =>
       }
     }
     if (Object.values(redaction).every((change) => change === undefined)) return undefined;
-    return (row: Exported): Effect.Effect<Exported, InvalidInput> =>
+    const redact: Redact = (row) =>
       Effect.gen(function* () {
         const redacted: Record<string, unknown> = {};
         for (const [name, change] of Object.entries(redaction)) {
@@ -260,6 +295,7 @@ const redactionOf = (redaction: Redaction) =>
         }
         return { ...row, ...redacted };
       });
+    return redact;
   });
 
 const decoders: { readonly [K in Redactable]: (row: Exported) => unknown } = {

@@ -238,8 +238,12 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.exportTo and importFr
       Effect.gen(function* () {
         const db = yield* DatabaseService;
         const appId = yield* newTenant;
-        const letters = yield* inserted(appId, [{}, {}, {}]);
-        const gone = letters[1]?.id ?? "";
+        // Some pages are read ahead.
+        const letters = yield* inserted(
+          appId,
+          Array.from({ length: 20 }, () => ({})),
+        );
+        const gone = letters.at(-2)?.id ?? "";
         const lines = yield* db.jobDlq.exportTo({}, { scope: { _tag: "tenant", appId }, batchSize: 1 }).pipe(
           Stream.tap(() =>
             Client.tenant(appId)(
@@ -248,7 +252,10 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.exportTo and importFr
           ),
           Stream.runCollect,
         );
-        assert.deepStrictEqual(ids(Chunk.toReadonlyArray(lines)), [letters[0]?.id, letters[2]?.id]);
+        assert.deepStrictEqual(
+          ids(Chunk.toReadonlyArray(lines)),
+          letters.map(({ id }) => id).filter((id) => id !== gone),
+        );
       }),
     );
 
