@@ -211,7 +211,7 @@ layer(Layer.scoped(Own, Server.make), { excludeTestServices: true, timeout: "10 
       ["kill", "discard"],
       ["stop", "replay"],
     ] as const;
-    for (const [way, work] of all.slice(0, rounds(4, 2))) {
+    for (const [way, work] of all.slice(0, rounds(4, 1))) {
       const by = way === "kill" ? "kill -9 of the postmaster" : "an orderly restart";
       const name = `${by} in the middle of a bulk ${work}: the stream fails typed, what it reported is there, the next one does the rest`;
       it.effect(
