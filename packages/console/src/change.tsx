@@ -1,7 +1,7 @@
 /** A change: what it would touch, its confirmation, and then how far it is. Nothing is changed before the button that says so. */
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useEffect, useId, useRef, useState } from "react";
-import { api, eventsOf, type Outcomes, type Preview } from "./api";
+import { api, eventsOf, type Outcomes, type Preview, reach } from "./api";
 import { type ApiFilter, toParams } from "./filter";
 import { refreshAll } from "./live";
 import { Answer, count, Dialog, letters, span, Trouble } from "./ui";
@@ -23,7 +23,9 @@ const merged = (a: ReadonlyArray<readonly [string, number]>): ReadonlyArray<read
 };
 
 interface Touched {
+  /** At least, where it is not exact: the change takes all that match. */
   readonly count: number;
+  readonly isExact: boolean;
   /** The moment of it: what came since is left alone. */
   readonly asOf: string | undefined;
   readonly types: ReadonlyArray<readonly [string, number]>;
@@ -44,23 +46,26 @@ const previewOf = async (filter: ApiFilter, signal: AbortSignal): Promise<Touche
   return {
     asOf: previews[0]?.asOf,
     count: previews.reduce((sum, one) => sum + one.count, 0),
+    isExact: previews.every(({ isExact }) => isExact),
     types: merged(previews.flatMap(({ byType }) => byType.map(({ count, type }) => [type, count] as const))),
     reasons: merged(previews.flatMap(({ byReason }) => byReason.map(({ count, reason }) => [reason, count] as const))),
   };
 };
 
 const Counts = ({
+  isExact = true,
   rows,
   title,
 }: {
   readonly title: string;
+  readonly isExact?: boolean;
   readonly rows: ReadonlyArray<readonly [string, number]>;
 }) => (
   <table className="counts">
     <thead>
       <tr>
         <th scope="col">{title}</th>
-        <th scope="col">Count</th>
+        <th scope="col">{isExact ? "Count" : "At least"}</th>
       </tr>
     </thead>
     <tbody>
@@ -88,6 +93,12 @@ type Stage =
 const none: Outcomes = { asked: 0, outcomes: {} };
 const done = { replay: "replayed", discard: "discarded" } as const;
 const verbs = { replay: "Replay", discard: "Discard" } as const;
+
+/** Whether nothing is there to be changed: none among the newest is not none. */
+const isNone = ({ count, isExact }: Touched) => count === 0 && isExact;
+/** What a change takes, as `of` says a count. */
+const takes = ({ count, isExact }: Touched, of: typeof letters) =>
+  count === 0 && !isExact ? "all that match" : of(count, isExact);
 
 export const ChangeDialog = ({
   change: { filter, kind, payload },
@@ -148,25 +159,32 @@ export const ChangeDialog = ({
   useEffect(() => () => stop.current?.abort(), []);
   // Escape in the middle of it stops it, and says how far it came.
   const close = () => (stage.at === "running" ? stop.current?.abort() : onClose());
-  const total = preview.data?.count ?? 0;
-  const title = stage.at === "asking" ? `${verbs[kind]} ${letters(total)}?` : `${verbs[kind]} ${letters(total)}`;
+  const { data } = preview;
+  const title = data === undefined ? verbs[kind] : `${verbs[kind]} ${takes(data, letters)}`;
 
   return (
-    <Dialog title={preview.data === undefined ? verbs[kind] : title} onClose={close}>
+    <Dialog title={data !== undefined && stage.at === "asking" ? `${title}?` : title} onClose={close}>
       {stage.at !== "asking" ? (
-        <Running kind={kind} stage={stage} total={total} onClose={close} onStop={() => stop.current?.abort()} />
+        <Running
+          kind={kind}
+          stage={stage}
+          total={data?.count ?? 0}
+          isExact={data?.isExact ?? true}
+          onClose={close}
+          onStop={() => stop.current?.abort()}
+        />
       ) : (
         <Answer query={preview} what="what it would touch">
           {(touched) => (
             <form
               onSubmit={(event) => {
                 event.preventDefault();
-                if (touched.count > 0 && rateProblem === undefined && (kind === "replay" || reason.trim() !== "")) {
+                if (!isNone(touched) && rateProblem === undefined && (kind === "replay" || reason.trim() !== "")) {
                   run(touched);
                 }
               }}
             >
-              {touched.count === 0 ? (
+              {isNone(touched) ? (
                 <p>Nothing that is pending matches any more.</p>
               ) : (
                 <>
@@ -176,10 +194,18 @@ export const ChangeDialog = ({
                       : "They leave the queue. The ledger keeps a copy, and restore brings them back."}
                     {payload === undefined ? null : " The job gets the edited payload."}
                   </p>
-                  <div className="pair">
-                    <Counts title="Type" rows={touched.types} />
-                    <Counts title="Reason" rows={touched.reasons} />
-                  </div>
+                  {touched.isExact ? null : (
+                    <p>
+                      {touched.count === 0 ? "There are none" : "Counted"} among the newest {count(reach)} letters.{" "}
+                      <strong>All that match are taken</strong>, the older ones too, but none that came since.
+                    </p>
+                  )}
+                  {touched.count === 0 ? null : (
+                    <div className="pair">
+                      <Counts title="Type" rows={touched.types} isExact={touched.isExact} />
+                      <Counts title="Reason" rows={touched.reasons} isExact={touched.isExact} />
+                    </div>
+                  )}
                   {kind === "discard" ? (
                     <>
                       <label htmlFor={`${id}-reason`}>Why</label>
@@ -192,7 +218,7 @@ export const ChangeDialog = ({
                       />
                       <p className="hint">It stands in the ledger.</p>
                     </>
-                  ) : touched.count > 1 ? (
+                  ) : touched.count > 1 || !touched.isExact ? (
                     <>
                       <label htmlFor={`${id}-rate`}>Jobs per second, at most</label>
                       <input
@@ -215,13 +241,13 @@ export const ChangeDialog = ({
                 <button type="button" onClick={close}>
                   Cancel
                 </button>
-                {touched.count === 0 ? null : (
+                {isNone(touched) ? null : (
                   <button
                     type="submit"
                     className={kind === "discard" ? "danger" : "primary"}
                     disabled={rateProblem !== undefined || (kind === "discard" && reason.trim() === "")}
                   >
-                    {verbs[kind]} {count(touched.count)}
+                    {verbs[kind]} {takes(touched, count)}
                   </button>
                 )}
               </div>
@@ -234,6 +260,7 @@ export const ChangeDialog = ({
 };
 
 const Running = ({
+  isExact,
   kind,
   onClose,
   onStop,
@@ -243,21 +270,30 @@ const Running = ({
   readonly kind: Change["kind"];
   readonly stage: Exclude<Stage, { readonly at: "asking" }>;
   readonly total: number;
+  readonly isExact: boolean;
   readonly onClose: () => void;
   readonly onStop: () => void;
 }) => {
   const { asked, outcomes } = stage.progress;
   const seconds = stage.at === "running" ? (Date.now() - stage.since) / 1000 : 0;
-  const left = asked > 0 && seconds > 1 ? ((total - asked) * seconds) / asked : undefined;
+  const left = isExact && asked > 0 && seconds > 1 ? ((total - asked) * seconds) / asked : undefined;
+  // Where not all were counted, how many there are is known at the end.
+  const isDone = stage.at === "ended" && stage.how === "done";
+  const all = isExact ? total : Math.max(total, asked);
+  const of = `of ${count(all, isExact || isDone)}`;
   return (
     <>
-      <progress value={asked} max={Math.max(total, 1)} aria-label={`${verbs[kind]}: how far it is`} />
+      <progress
+        value={isExact || stage.at === "ended" ? asked : undefined}
+        max={Math.max(all, 1)}
+        aria-label={`${verbs[kind]}: how far it is`}
+      />
       <p role="status">
         {stage.at === "running"
-          ? `${count(asked)} of ${count(total)}${left === undefined ? "" : `, about ${span(left)} to go`}`
+          ? `${count(asked)} ${of}${left === undefined ? "" : `, about ${span(left)} to go`}`
           : stage.how === "done"
-            ? `Done: ${count(outcomes[done[kind]] ?? 0)} of ${count(total)} ${done[kind]}.`
-            : `Stopped after ${count(asked)} of ${count(total)}. What was done stays done.`}
+            ? `Done: ${count(outcomes[done[kind]] ?? 0)} ${of} ${done[kind]}.`
+            : `Stopped after ${count(asked)} ${of}. What was done stays done.`}
       </p>
       {Object.keys(outcomes).length > 0 ? <Counts title="Outcome" rows={Object.entries(outcomes)} /> : null}
       {stage.at === "ended" && stage.error !== undefined ? <Trouble error={stage.error} /> : null}

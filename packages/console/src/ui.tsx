@@ -1,7 +1,7 @@
 /** What every page is made of. */
 import { Link } from "@tanstack/react-router";
 import { type ReactNode, useEffect, useId, useRef, useState, useSyncExternalStore } from "react";
-import { Problem } from "./api";
+import { Problem, reach } from "./api";
 
 // --- states ------------------------------------------------------------------
 
@@ -50,9 +50,17 @@ export const Answer = <A,>({
 // --- figures -----------------------------------------------------------------
 
 const wholes = new Intl.NumberFormat("en-US");
-export const count = (value: number): string => wholes.format(value);
-/** `3 dead letters`, `1 dead letter`. */
-export const letters = (value: number): string => `${count(value)} dead letter${value === 1 ? "" : "s"}`;
+/** `1,234`, or `at least 1,234` where not all were looked at. */
+export const count = (value: number, isExact = true): string => `${isExact ? "" : "at least "}${wholes.format(value)}`;
+/** `3 dead letters`, `1 dead letter`, `at least 3 dead letters`. */
+export const letters = (value: number, isExact = true): string =>
+  `${count(value, isExact)} dead letter${value === 1 ? "" : "s"}`;
+
+/** Of which letters the figures are, where not all were looked at. */
+export const OfNewest = ({ figures: [first] }: { readonly figures: ReadonlyArray<{ readonly isExact: boolean }> }) =>
+  first === undefined || first.isExact ? null : (
+    <p className="hint">Of the newest {count(reach)} letters; there may be more.</p>
+  );
 
 const units = [
   ["d", 86_400],

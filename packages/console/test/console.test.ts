@@ -213,6 +213,75 @@ suite(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the co
     }),
   );
 
+  it.scoped("says at least, where not all were looked at, and takes all that match", () =>
+    Effect.gen(function* () {
+      const { as, db, mine } = yield* filled;
+      const sql = yield* SqlClient.SqlClient;
+      // 100 of the newest 20,000 and 60 that are older.
+      yield* sql`
+        INSERT INTO job_dlq (original_job_id, app_id, type, payload, error_reason, attempts, error_history, dlq_at)
+        SELECT uuidv7(), ${mine}::uuid, 'far', '{}', 'MaxRetries', 3, jsonb_build_array(jsonb_build_object('timestamp', 1767225600000 + i,
+          'error', CASE WHEN i <= 100 THEN 'Error: too far' WHEN i <= 20140 THEN 'Error: other' ELSE 'Error: too far off' END)),
+          now() - i * interval '1 second'
+        FROM generate_series(1, 20200) i`;
+      const matching = Effect.map(Client.tenant(mine)(db.jobDlq.preview({ text: "too far" })), ({ count }) => count);
+      const page = yield* as("operator", "/groups?text=too far");
+      const dialog = page.getByRole("dialog");
+      yield* does(async () => {
+        await page.getByText("Of the newest 20,000 letters").waitFor();
+        assert.strictEqual(await page.locator(".group-count").textContent(), "at least 100");
+        await isAccessible(page, "groups of the newest");
+        await picture(page, "groups-newest");
+        await page.goto(new URL("/groups?text=too far off", page.url()).href);
+        await page.getByText("None among the newest 20,000 dead letters.").waitFor();
+        assert.strictEqual(await page.getByText("No dead letters match.").count(), 0);
+        await page.goto(new URL("/groups?text=nowhere&type=mail.send&since=1h", page.url()).href);
+        await page.getByText("No dead letters match.").waitFor();
+
+        // None of the newest, but there they are.
+        await page.goto(new URL("/letters?text=too far off", page.url()).href);
+        await page.getByText("at least 50 dead letters").waitFor();
+        await page.getByLabel("Select all on the page").check();
+        await page.getByRole("button", { name: "Select all, at least 50 that match" }).click();
+        await page.getByText("All that match are selected, at least 50").waitFor();
+        await page.getByRole("button", { name: "Discard …" }).click();
+        await dialog.getByText("Discard all that match?").waitFor();
+        await dialog.getByText("There are none among the newest 20,000 letters.").waitFor();
+        await dialog.getByRole("button", { name: "Discard all that match" }).waitFor();
+        await dialog.getByRole("button", { name: "Cancel" }).click();
+        // A list that was read to its end says how many there are.
+        const region = page.getByRole("region", { name: "The dead letters" });
+        for (let turn = 0; turn < 20 && (await page.locator('[aria-rowindex="61"]').count()) === 0; turn++) {
+          await region.evaluate((element) => element.scrollTo(0, element.scrollHeight));
+          await page.waitForTimeout(200);
+        }
+        await page.getByText("60 dead letters").waitFor();
+        assert.strictEqual(await page.getByText("at least").count(), 0);
+
+        await page.goto(new URL("/letters?text=too far", page.url()).href);
+        await page.getByText("at least 100 dead letters").waitFor();
+        await page.getByLabel("Select all on the page").check();
+        await page.getByRole("button", { name: "Select all, at least 100 that match" }).click();
+        await page.getByRole("button", { name: "Replay …" }).click();
+        await dialog.getByText("Replay at least 100 dead letters?").waitFor();
+        await dialog.getByText("All that match are taken").waitFor();
+        await isAccessible(page, "the preview of at least so many");
+        await picture(page, "replay-preview-newest");
+      });
+      assert.strictEqual(yield* matching, 160);
+      yield* does(async () => {
+        await page.getByLabel("Jobs per second, at most").fill("50");
+        await page.getByRole("button", { name: "Replay at least 100" }).click();
+        await dialog.getByText(/^[1-9]\d* of at least \d+$/u).waitFor();
+        assert.isNull(await dialog.getByRole("progressbar").getAttribute("value"));
+        await dialog.getByText("Done: 160 of 160 replayed.").waitFor();
+        assert.strictEqual(await dialog.locator("progress").evaluate((bar: HTMLProgressElement) => bar.position), 1);
+        await isAccessible(page, "the end of a replay of at least so many");
+      });
+      assert.strictEqual(yield* matching, 0);
+    }),
+  );
+
   it.scoped("stops a replay in the middle, and says how far it came", () =>
     Effect.gen(function* () {
       const { as, pending } = yield* filled;

@@ -3,17 +3,28 @@ import * as Args from "@effect/cli/Args";
 import * as Command from "@effect/cli/Command";
 import * as Options from "@effect/cli/Options";
 import type { BadRow } from "@parametric-portal/database/errors";
+import type { JobDlqFilter } from "@parametric-portal/database/job-dlq/filter";
 import { JobDlqGroup } from "@parametric-portal/database/job-dlq/insight";
 import { type JobDlqRound, JobHistory, type JobState } from "@parametric-portal/database/job-dlq/lineage";
 import { JobDlqStat, StatsKey } from "@parametric-portal/database/job-dlq/stats";
 import type { JobDlq } from "@parametric-portal/database/models";
+import type { DatabaseService } from "@parametric-portal/database/repos";
 import * as Clock from "effect/Clock";
 import * as DateTime from "effect/DateTime";
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
 import * as S from "effect/Schema";
 import { NothingMatched, noLetterMatches } from "./failure.js";
-import { filterOf, filterOptions, jsonOption, moment, onTarget, stateOption, targetOptions } from "./options.js";
+import {
+  filterOf,
+  filterOptions,
+  jsonOption,
+  moment,
+  onTarget,
+  stateOption,
+  type Target,
+  targetOptions,
+} from "./options.js";
 import {
   age,
   ago,
@@ -42,6 +53,34 @@ const limitOption = (initial: number) =>
     Options.withDefault(initial),
     Options.withDescription(`How many at most, 1 to 1,000; default ${initial}`),
   );
+
+const mostOption = Options.integer("most").pipe(
+  Options.optional,
+  Options.withDescription(
+    "How many of the newest are looked at, at most, 1 to 1,000,000; default all. Where there are more, counts say at least",
+  ),
+);
+
+/** A count that may be a lower bound. */
+const atLeast = (count: number, isExact: boolean) => `${isExact ? "" : "at least "}${count.toLocaleString("en-US")}`;
+
+/** Says of which letters the counts are. */
+const noteReach = ([first]: ReadonlyArray<{ readonly isExact: boolean }>, most: Option.Option<number>) =>
+  first?.isExact === false && Option.isSome(most)
+    ? note(`Counted among the newest ${counted(most.value, "dead letter")}; there may be more.`)
+    : Effect.void;
+
+/** Nothing was found: among all, or among those that were looked at. */
+const nothingFound = ({ inside }: Target, db: DatabaseService, filter: JobDlqFilter, most: Option.Option<number>) =>
+  Effect.gen(function* () {
+    if (Option.isNone(most)) return yield* noLetterMatches();
+    const { isExact } = yield* inside(db.jobDlq.preview(filter, { most: most.value }));
+    return yield* isExact
+      ? noLetterMatches()
+      : new NothingMatched({
+          what: `None among the newest ${counted(most.value, "dead letter")}; the older ones were not looked at.`,
+        });
+  });
 
 // --- list --------------------------------------------------------------------
 
@@ -218,7 +257,7 @@ export const show = Command.make(
 // --- groups ------------------------------------------------------------------
 
 const groupColumns = (now: number, hasTenants: boolean): ReadonlyArray<Column<JobDlqGroup>> => [
-  { head: "COUNT", rank: 0, isRight: true, of: ({ count }) => count.toLocaleString("en-US") },
+  { head: "COUNT", rank: 0, isRight: true, of: ({ count, isExact }) => atLeast(count, isExact) },
   { head: "LAST", rank: 2, isRight: true, of: ({ last }) => ago(millis(last), now) },
   { head: "FIRST", rank: 5, isRight: true, of: ({ first }) => ago(millis(first), now) },
   ...(hasTenants
@@ -239,17 +278,20 @@ export const groups = Command.make(
     ...filterOptions,
     state: stateOption,
     limit: limitOption(20),
+    most: mostOption,
     json: jsonOption,
   },
   (given) =>
-    onTarget(given, ({ inside, scope }, db) =>
+    onTarget(given, (target, db) =>
       Effect.gen(function* () {
-        const found = yield* inside(
-          db.jobDlq.groups({ ...filterOf(given), state: given.state }, { limit: given.limit }),
-        );
-        if (found.length === 0) return yield* noLetterMatches();
+        const { limit, most, state } = given;
+        const { inside, scope } = target;
+        const filter = { ...filterOf(given), state };
+        const found = yield* inside(db.jobDlq.groups(filter, { limit, most: Option.getOrUndefined(most) }));
+        if (found.length === 0) return yield* nothingFound(target, db, filter, most);
         const now = yield* Clock.currentTimeMillis;
         yield* sayRows(given.json, found, encodeGroup, () => table(groupColumns(now, scope._tag === "system"), found));
+        yield* noteReach(found, most);
       }),
     ),
 ).pipe(Command.withDescription("The same failures together, the most frequent first"));
@@ -259,7 +301,7 @@ export const groups = Command.make(
 const ratio = (value: number | null) => (value === null ? colour.dim("-") : `${Math.round(value * 100)} %`);
 const statColumns = (by: StatsKey): ReadonlyArray<Column<JobDlqStat>> => [
   { head: by.toUpperCase(), rank: 0, least: 16, of: ({ key }) => line(key) },
-  { head: "PENDING", rank: 0, isRight: true, of: ({ depth }) => depth.toLocaleString("en-US") },
+  { head: "PENDING", rank: 0, isRight: true, of: ({ depth, isExact }) => atLeast(depth, isExact) },
   {
     head: "OLDEST",
     rank: 1,
@@ -287,16 +329,20 @@ export const stats = Command.make(
       Options.optional,
       Options.withDescription("How far back CAME, REPLAYED and WORKED count; default 24h"),
     ),
+    most: mostOption,
     json: jsonOption,
   },
   (given) =>
-    onTarget(given, ({ inside }, db) =>
+    onTarget(given, (target, db) =>
       Effect.gen(function* () {
-        const found = yield* inside(
-          db.jobDlq.stats({ by: given.by, filter: filterOf(given), since: Option.getOrUndefined(given.window) }),
+        const { by, most, window } = given;
+        const filter = filterOf(given);
+        const found = yield* target.inside(
+          db.jobDlq.stats({ by, filter, since: Option.getOrUndefined(window), most: Option.getOrUndefined(most) }),
         );
-        if (found.length === 0) return yield* noLetterMatches();
-        yield* sayRows(given.json, found, encodeStat, () => table(statColumns(given.by), found));
+        if (found.length === 0) return yield* nothingFound(target, db, filter, most);
+        yield* sayRows(given.json, found, encodeStat, () => table(statColumns(by), found));
+        yield* noteReach(found, most);
       }),
     ),
 ).pipe(Command.withDescription("How much lies there and since when, how much comes, and whether replaying helps"));

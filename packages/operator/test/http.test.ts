@@ -331,6 +331,53 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the AP
     }),
   );
 
+  it.scoped("looks at the newest letters only where it is asked to, and says whether that were all", () =>
+    Effect.gen(function* () {
+      const { db, mine, port, tokenOf } = yield* filled;
+      const token = tokenOf("operator");
+      yield* Client.tenant(mine)(
+        db.jobDlq.insertMany(
+          Array.from({ length: 3 }, () =>
+            letter(mine, { type: "far", errorHistory: [{ error: "too far", timestamp: Date.now() }] }),
+          ),
+        ),
+      );
+      const get = (path: string) => Effect.map(ask(port, `/api/v1${path}`, { token }), ({ body }) => body);
+      const counts = (query: string) =>
+        Effect.gen(function* () {
+          const preview = yield* get(`/preview?${query}`);
+          const [group] = yield* get(`/groups?${query}`);
+          const [stat] = yield* get(`/stats?by=type&${query}`);
+          return [preview, group, stat].map(({ count, depth = count, isExact }) => [depth, isExact]);
+        });
+      assert.deepStrictEqual(yield* counts("text=too%20far"), Array(3).fill([3, true]));
+      assert.deepStrictEqual(yield* counts("text=too%20far&most=1000000"), Array(3).fill([3, true]));
+      for (const [, isExact] of yield* counts("text=too%20far&most=1")) assert.isFalse(isExact);
+      // An index counts them whole.
+      assert.deepStrictEqual(yield* counts("type=far&most=1"), Array(3).fill([3, true]));
+      const none = yield* get("/preview?text=no%20route&type=far&most=1");
+      assert.deepInclude(none, { count: 0, isExact: false });
+      for (const path of ["/preview", "/groups", "/stats?by=type"]) {
+        for (const most of ["0", "1000001", "1.5", "many", "-1", ""]) {
+          const asked = `/api/v1${path}${path.includes("?") ? "&" : "?"}most=${most}`;
+          const { body, status, type } = yield* ask(port, asked, { token });
+          assert.deepStrictEqual([status, type], [400, "application/problem+json"], asked);
+          assert.match(body.detail, /^most: /u, asked);
+        }
+      }
+      const { components, paths } = (yield* ask(port, "/api/v1/openapi.json")).body;
+      for (const name of ["preview", "groups", "stats"]) {
+        const { parameters, responses } = paths[`/api/v1/${name}`].get;
+        const [most] = parameters.filter((_: { readonly name: string }) => _.name === "most");
+        assert.deepInclude(most, { in: "query", required: false }, name);
+        assert.include(JSON.stringify(most), "isExact", name);
+        const answer = responses["200"].content["application/json"].schema;
+        const item = name === "preview" ? answer : components.schemas[answer.items.$ref.split("/").at(-1)];
+        assert.include(item.required, "isExact", name);
+      }
+    }),
+  );
+
   it.scoped("answers what cannot be meant with a problem that names it, and changes nothing", () =>
     Effect.gen(function* () {
       const { db, mine, port, tokenOf } = yield* filled;
@@ -342,6 +389,8 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the AP
         ["/letters?since=soon", {}, 400],
         ["/letters?ids=1,2", {}, 400],
         ["/letters?type=a&typePrefix=b", {}, 400],
+        ["/letters?most=5", {}, 400],
+        ["/export?most=5", {}, 400],
         ["/letters?payload=%7B", {}, 400],
         ["/letters/one", {}, 400],
         ["/stats?by=moon", {}, 400],

@@ -137,6 +137,50 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("dlq", 
     }),
   );
 
+  it.effect("groups and stats look at the newest letters only with --most, and say what that leaves open", () =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const { appId, environment } = yield* filled;
+      yield* Client.tenant(appId)(db.jobDlq.insert(letter(appId, { type: "newer", dlqAt: hours(0) })));
+      const mails = ["--text", "451 4.3.0"];
+      const whole = yield* runDlq(["groups", ...mails, "--most", "4", "--json"], environment);
+      assert.deepStrictEqual(
+        objects(whole.stdout).map(({ count, isExact }) => [count, isExact]),
+        [[2, true]],
+      );
+      assert.strictEqual(whole.stderr, "");
+      const groups = yield* runDlq(["groups", ...mails, "--most", "1"], { ...environment, COLUMNS: "60" });
+      assert.deepStrictEqual(golden(groups.stdout), [
+        "     COUNT  TYPE       MESSAGE",
+        "at least 1  mail.send  SmtpError: 451 4.3.0 the mail server…",
+      ]);
+      assert.strictEqual(groups.stderr, "Counted among the newest 1 dead letter; there may be more.\n");
+      const stats = yield* runDlq(["stats", ...mails, "--most", "1"], environment);
+      assert.match(stats.stdout, /^mail\.send {2}at least 1 /mu);
+      assert.include(stats.stderr, "newest 1 dead letter;");
+      const [stat] = objects((yield* runDlq(["stats", ...mails, "--most", "1", "--json"], environment)).stdout);
+      assert.strictEqual(stat?.isExact, false);
+      for (const command of [
+        ["groups", "--text", "does not fit"],
+        ["stats", "--text", "does not fit", "--window", "1h"],
+      ]) {
+        const none = yield* runDlq([...command, "--most", "1"], environment);
+        assert.deepStrictEqual([none.code, none.stdout], [3, ""]);
+        assert.include(none.stderr, "None among the newest 1 dead letter;");
+        assert.strictEqual((yield* runDlq(command, environment)).code, 0);
+      }
+      const neither = yield* runDlq(["groups", "--text", "nothing like it", "--most", "4"], environment);
+      assert.include(neither.stderr, "No dead letter matches.");
+      for (const most of ["0", "1000001"]) {
+        for (const command of ["groups", "stats"]) {
+          const { code, stderr } = yield* runDlq([command, "--most", most], environment);
+          assert.strictEqual(code, 2, `${command} --most ${most}: ${stderr}`);
+          assert.include(stderr, "most");
+        }
+      }
+    }),
+  );
+
   it.effect("what a terminal would obey is spelled out, in tables and in JSON", () =>
     Effect.gen(function* () {
       const db = yield* DatabaseService;

@@ -2,14 +2,14 @@
 import { useQuery } from "@tanstack/react-query";
 import { Link, useSearch } from "@tanstack/react-router";
 import { useMemo, useState } from "react";
-import { api, type Group } from "../api";
+import { api, type Group, reach } from "../api";
 import { type Change, ChangeDialog } from "../change";
 import { Chart } from "../chart";
 import { type Filter, problemsOf, toApi, toParams } from "../filter";
 import { FilterBar } from "../filter-bar";
 import { useLive } from "../live";
 import { useSession } from "../session";
-import { Ago, Answer, Chip, count, Empty } from "../ui";
+import { Ago, Answer, Chip, count, Empty, OfNewest } from "../ui";
 
 const most = 50;
 
@@ -29,6 +29,29 @@ const Trend = ({ search }: { readonly search: Filter }) => {
   const come = values.reduce((sum, value) => sum + value, 0);
   if (data === undefined) return <div className="sparkline" />;
   return <Chart times={times} series={series} height={32} isSparkline summary={`${count(come)} in 24 hours`} />;
+};
+
+/** That nothing was found is not that there is nothing: which of them it is, the preview says. */
+const None = ({ filter }: { readonly filter: Filter }) => {
+  const { interval } = useLive();
+  const preview = useQuery({
+    queryKey: ["preview", filter],
+    queryFn: ({ signal }) => api.preview({ params: toParams(toApi(filter)), signal }),
+    refetchInterval: interval,
+  });
+  return (
+    <Answer query={preview} what="the groups">
+      {({ isExact }) =>
+        isExact ? (
+          <Empty title="No dead letters match.">Groups are made of pending dead letters.</Empty>
+        ) : (
+          <Empty title={`None among the newest ${count(reach)} dead letters.`}>
+            Older ones were not looked at: an earlier “Until” looks at those before it.
+          </Empty>
+        )
+      }
+    </Answer>
+  );
 };
 
 export const Groups = () => {
@@ -54,16 +77,19 @@ export const Groups = () => {
         <Answer query={groups} what="the groups">
           {(found) =>
             found.length === 0 ? (
-              <Empty title="No dead letters match.">Groups are made of pending dead letters.</Empty>
+              <None filter={filter} />
             ) : (
-              <ul className="plain groups">
-                {found.map((group) => (
-                  <Row key={group.fingerprint} group={group} filter={filter} onChange={setChange} />
-                ))}
-                {found.length === most ? (
-                  <li className="hint">The {most} most frequent ones; the filter has others.</li>
-                ) : null}
-              </ul>
+              <>
+                <ul className="plain groups">
+                  {found.map((group) => (
+                    <Row key={group.fingerprint} group={group} filter={filter} onChange={setChange} />
+                  ))}
+                  {found.length === most ? (
+                    <li className="hint">The {most} most frequent ones; the filter has others.</li>
+                  ) : null}
+                </ul>
+                <OfNewest figures={found} />
+              </>
             )
           }
         </Answer>
@@ -81,7 +107,7 @@ interface RowProps {
 }
 
 const Row = ({ filter: asked, group, onChange }: RowProps) => {
-  const { count: many, fingerprint, first, last, message, newestId, reason, tenants, type } = group;
+  const { count: many, fingerprint, first, isExact, last, message, newestId, reason, tenants, type } = group;
   const { mayChange, tenant } = useSession();
   const search = { ...asked, fingerprint };
   return (
@@ -103,7 +129,10 @@ const Row = ({ filter: asked, group, onChange }: RowProps) => {
         </p>
       </div>
       <Trend search={search} />
-      <p className="group-count">{count(many)}</p>
+      <p className="group-count">
+        {isExact ? null : <small>at least </small>}
+        {count(many)}
+      </p>
       {mayChange ? (
         <div className="group-actions">
           <button

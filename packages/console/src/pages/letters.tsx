@@ -10,7 +10,7 @@ import {
 } from "@tanstack/react-table";
 import { useVirtualizer } from "@tanstack/react-virtual";
 import { useEffect, useMemo, useRef, useState } from "react";
-import { api, type Letter } from "../api";
+import { api, type Letter, type Preview } from "../api";
 import { type Change, ChangeDialog } from "../change";
 import { type Filter, problemsOf, toApi, toParams } from "../filter";
 import { FilterBar, isTyping } from "../filter-bar";
@@ -118,7 +118,11 @@ const List = ({ filter }: { readonly filter: Filter }) => {
               key={changes}
               filter={filter}
               items={items}
-              total={total.data?.count}
+              total={
+                total.data === undefined
+                  ? undefined
+                  : knownOf(total.data, items.length + unreadable.length, !pages.hasNextPage)
+              }
               hasMore={pages.hasNextPage}
               isFetching={pages.isFetching}
               readAt={isFar(pages.data) ? pages.dataUpdatedAt : undefined}
@@ -163,11 +167,21 @@ const List = ({ filter }: { readonly filter: Filter }) => {
   );
 };
 
+/** How many match. The list may have been read further than the figures look, or to its end. */
+const knownOf = ({ count, isExact }: Preview, read: number, isWhole: boolean): Total =>
+  isExact ? { count, isExact } : isWhole ? { count: read, isExact: true } : { count: Math.max(count, read), isExact };
+
+interface Total {
+  /** At least, where it is not exact. */
+  readonly count: number;
+  readonly isExact: boolean;
+}
+
 interface TableProps {
   readonly filter: Filter;
   readonly items: ReadonlyArray<Letter>;
   /** How many match; undefined while that is not known. */
-  readonly total: number | undefined;
+  readonly total: Total | undefined;
   readonly hasMore: boolean;
   readonly isFetching: boolean;
   /** When it was read, of a list that is not asked for again by itself; milliseconds since 1970. */
@@ -255,7 +269,8 @@ const Table = ({ filter, hasMore, isFetching, items, onChange, onEnd, readAt, to
   }, []);
 
   const target = isAll ? toApi(filter) : { ids };
-  const many = isAll ? total : ids.length;
+  const many = isAll ? total?.count : ids.length;
+  const isTotalExact = total?.isExact === true;
   const isPage = !isAll && ids.length > 0 && ids.length === here.size;
   const canAll = filter.state === undefined || filter.state === "pending";
 
@@ -264,7 +279,7 @@ const Table = ({ filter, hasMore, isFetching, items, onChange, onEnd, readAt, to
       <div className="selection" role="status">
         {many === undefined || many === 0 ? (
           <span>
-            {total === undefined ? `${count(items.length)} shown` : lettersOf(total)}
+            {total === undefined ? `${count(items.length)} shown` : lettersOf(total.count, total.isExact)}
             {readAt === undefined ? null : (
               <>
                 {" "}
@@ -287,10 +302,16 @@ const Table = ({ filter, hasMore, isFetching, items, onChange, onEnd, readAt, to
           </span>
         ) : (
           <>
-            <strong>{isAll ? `All ${count(many)} that match are selected` : `${count(many)} selected`}</strong>
-            {isPage && canAll && total !== undefined && total > ids.length ? (
+            <strong>
+              {!isAll
+                ? `${count(many)} selected`
+                : isTotalExact
+                  ? `All ${count(many)} that match are selected`
+                  : `All that match are selected, ${count(many, false)}`}
+            </strong>
+            {isPage && canAll && total !== undefined && (total.count > ids.length || (!isTotalExact && hasMore)) ? (
               <button type="button" onClick={() => setAll(true)}>
-                Select all {count(total)} that match
+                Select all{isTotalExact ? "" : ","} {count(total.count, isTotalExact)} that match
               </button>
             ) : null}
             <button type="button" className="primary" onClick={() => onChange({ kind: "replay", filter: target })}>

@@ -90,7 +90,13 @@ const Figures = ({ types, window }: { readonly types: ReadonlyArray<Stat>; reado
   const oldest = Math.max(0, ...types.map(({ oldestAgeSeconds }) => oldestAgeSeconds ?? 0));
   return (
     <dl className="figures">
-      <Figure title="Pending" value={count(sum(types, ({ depth }) => depth))} />
+      <Figure
+        title="Pending"
+        value={count(
+          sum(types, ({ depth }) => depth),
+          types.every(({ isExact }) => isExact),
+        )}
+      />
       <Figure title="Oldest" value={oldest === 0 ? "–" : span(oldest)} />
       <Figure title={`Arrivals, ${window}`} value={count(sum(types, ({ arrivals }) => arrivals))} />
       <Figure title={`Replays, ${window}`} value={count(sum(types, ({ replays }) => replays))} />
@@ -151,14 +157,14 @@ const Stats = ({
         </tr>
       </thead>
       <tbody>
-        {stats.slice(0, 10).map(({ depth, key, oldestAgeSeconds, replays, replaySuccessRatio }) => (
+        {stats.slice(0, 10).map(({ depth, isExact, key, oldestAgeSeconds, replays, replaySuccessRatio }) => (
           <tr key={key}>
             <td className="clip">
               <Link to="/letters" search={{ [field]: key }}>
                 {key}
               </Link>
             </td>
-            <td className="number">{count(depth)}</td>
+            <td className="number">{count(depth, isExact)}</td>
             <td className="number">{oldestAgeSeconds === null ? "–" : span(oldestAgeSeconds)}</td>
             <td className="number wide">{count(replays)}</td>
             <td className="number wide">{percent(replaySuccessRatio)}</td>
@@ -184,9 +190,9 @@ const TopGroups = () => {
             <Empty title="Nothing is dead.">New dead letters appear here by themselves.</Empty>
           ) : (
             <ul className="plain">
-              {found.map(({ count: many, fingerprint, last, message, reason, type }) => (
+              {found.map(({ count: many, fingerprint, isExact, last, message, reason, type }) => (
                 <li key={fingerprint} className="line">
-                  <span className="number">{count(many)}</span>
+                  <span className="number">{count(many, isExact)}</span>
                   <Link to="/letters" search={{ fingerprint }} className="clip">
                     {type}: {message ?? reason}
                   </Link>

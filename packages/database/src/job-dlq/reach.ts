@@ -72,10 +72,12 @@ export const reachOf = (sql: SqlClient.SqlClient, operation: string, filter: Job
     const isTenant = Option.exists(scope, ({ _tag }) => _tag === "tenant");
     // Letters of every state have no index by time for all tenants; ids are of the time when they were made.
     const isByTime = isTenant || (filter.state ?? "pending") === "pending";
+    // One more than asked for tells whether there are more.
     const few: Reach = {
       ctes: sql`
         few AS MATERIALIZED (
-          SELECT d.id, d.app_id, d.type, d.error_reason, d.fingerprint, d.dlq_at, (${compileFilter(sql, { ...filter, state: "any" })}) AS counts
+          SELECT d.id, d.app_id, d.type, d.error_reason, d.fingerprint, d.dlq_at, (${compileFilter(sql, { ...filter, state: "any" })})
+              AND row_number() OVER () <= ${bound} AS counts
           FROM (
             SELECT d.* FROM job_dlq d
             WHERE ${compileFilter(sql, found(filter, isTenant))}

@@ -125,6 +125,11 @@ const filterParams = {
 };
 /** Of a body. */
 const Filter = JobDlqFilter.annotations(refusesUnknown);
+/** How far figures look, where the answer must come soon. */
+const most = optional(S.NumberFromString.pipe(S.int(), S.between(1, 1_000_000))).annotations({
+  description:
+    "How many of the newest are looked at, at most, 1 to 1,000,000; default all. Where there are more, `isExact` is false and counts are at least that",
+});
 const pageParams = { limit: optional(Limit), cursor: optional(S.String) };
 
 // --- what is answered --------------------------------------------------------
@@ -159,7 +164,10 @@ const page = <A, I>(items: S.Schema<A, I>) => S.Struct({ items: S.Array(items), 
 const Unfit = S.Struct({ id: S.String, problem: S.NullOr(S.String) });
 
 export const Preview = S.Struct({
+  /** At least, where `isExact` is false. */
   count: S.Int,
+  /** Whether all were looked at: false only where `most` were, and then every figure is of those. */
+  isExact: S.Boolean,
   /** The moment of it: what a bulk change takes as `asOf`, to leave what came since. */
   asOf: S.String,
   byType: S.Array(S.Struct({ type: S.String, count: S.Int })),
@@ -235,7 +243,7 @@ const reading = HttpApiGroup.make("reading")
   )
   .add(
     HttpApiEndpoint.get("preview", "/preview")
-      .setUrlParams(strict(filterParams))
+      .setUrlParams(strict({ ...filterParams, most }))
       .addSuccess(Preview)
       .annotateContext(
         says(
@@ -246,14 +254,14 @@ const reading = HttpApiGroup.make("reading")
   )
   .add(
     HttpApiEndpoint.get("groups", "/groups")
-      .setUrlParams(strict({ ...filterParams, limit: optional(Limit) }))
+      .setUrlParams(strict({ ...filterParams, limit: optional(Limit), most }))
       .addSuccess(S.Array(JobDlqGroup))
       .annotateContext(says("viewer", "The failures that are the same failure, the most frequent first.")),
   )
   .add(
     HttpApiEndpoint.get("stats", "/stats")
       /** `from`: where the window begins. Each figure says itself which state it counts, so `state` is refused. */
-      .setUrlParams(strict({ by: StatsKey, from: optional(S.Date.pipe(S.validDate())), ...filterParams }))
+      .setUrlParams(strict({ by: StatsKey, from: optional(S.Date.pipe(S.validDate())), most, ...filterParams }))
       .addSuccess(S.Array(JobDlqStat))
       .annotateContext(says("viewer", "How many dead letters, by type, reason or time, and whether replaying helps.")),
   )

@@ -99,12 +99,13 @@ type FilterParams = Omit<JobDlqFilter, "type" | "all"> & {
   readonly typePrefix?: string;
   readonly limit?: number;
   readonly cursor?: string;
+  readonly most?: number;
 };
 
 /** The filter of a URL. Who may not see payloads and errors may not ask either what is in them. */
 const filterOf = (
   { seesPayloads }: (typeof Caller)["Service"],
-  { cursor: _cursor, limit: _limit, type, typePrefix, ...rest }: FilterParams,
+  { cursor: _cursor, limit: _limit, most: _most, type, typePrefix, ...rest }: FilterParams,
 ): Effect.Effect<JobDlqFilter, BadRequest | Forbidden> => {
   if (type !== undefined && typePrefix !== undefined) {
     return new BadRequest({ detail: "Say type or typePrefix, not both." });
@@ -223,18 +224,19 @@ export const reading = HttpApiBuilder.group(Api, "reading", (handlers) => {
     .handle("preview", ({ urlParams }) =>
       as("viewer", (db, caller, inside) =>
         Effect.gen(function* () {
-          const { asOf, byReason, byType, count, sample } = yield* inside(
-            db.jobDlq.preview(yield* filterOf(caller, urlParams)),
+          const { asOf, byReason, byType, count, isExact, sample } = yield* inside(
+            db.jobDlq.preview(yield* filterOf(caller, urlParams), { most: urlParams.most }),
           );
-          return { count, asOf, byType, byReason, sample: sample.map(shown(caller)) };
+          return { count, isExact, asOf, byType, byReason, sample: sample.map(shown(caller)) };
         }),
       ),
     )
     .handle("groups", ({ urlParams }) =>
       as("viewer", (db, caller, inside) =>
         Effect.gen(function* () {
+          const { limit, most } = urlParams;
           const groups = yield* inside(
-            db.jobDlq.groups(yield* filterOf(caller, urlParams), { limit: urlParams.limit ?? 20 }),
+            db.jobDlq.groups(yield* filterOf(caller, urlParams), { limit: limit ?? 20, most }),
           );
           return caller.seesPayloads ? groups : groups.map((group) => new JobDlqGroup({ ...group, message: null }));
         }),
@@ -243,8 +245,8 @@ export const reading = HttpApiBuilder.group(Api, "reading", (handlers) => {
     .handle("stats", ({ urlParams }) =>
       as("viewer", (db, caller, inside) =>
         Effect.gen(function* () {
-          const { by, from, ...filter } = urlParams;
-          return yield* inside(db.jobDlq.stats({ by, since: from, filter: yield* filterOf(caller, filter) }));
+          const { by, from, most, ...filter } = urlParams;
+          return yield* inside(db.jobDlq.stats({ by, since: from, most, filter: yield* filterOf(caller, filter) }));
         }),
       ),
     )
