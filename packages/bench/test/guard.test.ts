@@ -290,7 +290,7 @@ layer(Layer.scoped(Explained, explained).pipe(Layer.provideMerge(Layer.scoped(So
         "jobDlq.page by a rare type: big",
       ];
       assert.deepStrictEqual(yield* worse(names, []), []);
-      const without = ["pending", "pending_type", "kinds", "newest", "app"];
+      const without = ["pending", "pending_type", "pending_fingerprint", "newest", "app"];
       assert.deepStrictEqual(
         yield* worse(
           names,

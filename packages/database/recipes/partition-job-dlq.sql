@@ -484,11 +484,19 @@ DECLARE
   other text;
   more bigint;
   moved bigint := 0;
+  renames text[];
+  rename text;
 BEGIN
   IF old IS NULL THEN
     RAISE EXCEPTION 'undo: the table of before is no partition of job_dlq' USING ERRCODE = 'object_not_in_prerequisite_state';
   END IF;
   PERFORM job_dlq_partitions.lock_both();
+  -- An index that was made since has another name in each partition.
+  renames := ARRAY(
+    SELECT format('ALTER INDEX public.%I RENAME TO %I', c.relname, p.relname)
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent
+    JOIN pg_index x ON x.indexrelid = c.oid
+    WHERE x.indrelid = format('job_dlq_partitions.%I', old)::regclass AND p.relname <> c.relname);
   EXECUTE format('ALTER TABLE public.job_dlq DETACH PARTITION job_dlq_partitions.%I', old);
   EXECUTE format('ALTER TABLE job_dlq_partitions.%I NO FORCE ROW LEVEL SECURITY', old);
   FOR other IN SELECT p.name FROM job_dlq_partitions.partitions() p LOOP
@@ -507,6 +515,9 @@ BEGIN
   ALTER TABLE job_dlq_partitions.job_dlq SET SCHEMA public;
   PERFORM job_dlq_partitions.copy_rules('job_dlq_next.job_dlq', 'public.job_dlq');
   DROP TABLE job_dlq_next.job_dlq;
+  FOREACH rename IN ARRAY renames LOOP
+    EXECUTE rename;
+  END LOOP;
   DROP SCHEMA job_dlq_next;
   RETURN format('job_dlq is one table again, with %s dead letters of the other partitions', moved);
 END

@@ -65,7 +65,8 @@ const types = {
 
 /**
  * The address as a URL that sets the role at connect, which also holds after DISCARD ALL. Compiling a statement would take longer
- * than those of a runner run, whatever the planner thinks that they cost; and none may wait for a row that somebody holds.
+ * than those of a runner run, whatever the planner thinks that they cost; each finds its rows by an index and in its order, in which everybody locks them; and none
+ * may wait for a row that somebody holds.
  */
 const withRole = ({ database, host, password, port, role, url, username, ...rest }: Options): Options => {
   const address = new URL(url === undefined ? "postgresql://localhost" : Redacted.value(url));
@@ -80,7 +81,7 @@ const withRole = ({ database, host, password, port, role, url, username, ...rest
   const given = address.searchParams.get("options");
   address.searchParams.set(
     "options",
-    `${given === null ? "" : `${given} `}-c role=${role} -c jit=off -c lock_timeout=1000 -c idle_in_transaction_session_timeout=5000`,
+    `${given === null ? "" : `${given} `}-c role=${role} -c jit=off -c enable_seqscan=off -c enable_bitmapscan=off -c lock_timeout=1000 -c idle_in_transaction_session_timeout=5000`,
   );
   return { ...rest, url: Redacted.make(address.href) };
 };

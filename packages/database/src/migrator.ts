@@ -23,6 +23,7 @@ import jobDlqReceipts from "../migrations/0005_job_dlq_receipts.js";
 import jobDlqFingerprint from "../migrations/0006_job_dlq_fingerprint.js";
 import jobWorkers from "../migrations/0007_job_workers.js";
 import jobDlqGrowth from "../migrations/0008_job_dlq_growth.js";
+import jobDlqLess from "../migrations/0009_job_dlq_less.js";
 import { classify, databaseError } from "./sql-state.js";
 
 /**
@@ -45,6 +46,7 @@ export const catalogue: ReadonlyArray<Migration> = [
   { id: 6, name: "job_dlq_fingerprint", run: jobDlqFingerprint },
   { id: 7, name: "job_workers", run: jobWorkers },
   { id: 8, name: "job_dlq_growth", run: jobDlqGrowth },
+  { id: 9, name: "job_dlq_less", run: jobDlqLess },
 ];
 
 /** A migration did not succeed; it and everything after it were not applied. */

@@ -397,7 +397,7 @@ export const makeJobDlqRepo = Effect.gen(function* () {
     });
 
   const pending = ({ type }: PendingOptions) =>
-    sql`d.replayed_at IS NULL ${type === undefined ? sql`` : sql`AND d.type = ${type}`}`;
+    sql`d.replayed_at IS NULL ${type === undefined ? sql`` : sql`AND d.type COLLATE "C" = ${type}`}`;
 
   return {
     ...dlq,

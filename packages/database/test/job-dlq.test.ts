@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import * as SqlClient from "@effect/sql/SqlClient";
+import type { SqlError } from "@effect/sql/SqlError";
 import { assert, describe, layer } from "@effect/vitest";
 import * as DateTime from "effect/DateTime";
 import * as Effect from "effect/Effect";
@@ -367,5 +368,15 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
         }),
       );
     }
+
+    it.effect("says in SQL as well what it refuses, for whatever an integer can be", () =>
+      Effect.gen(function* () {
+        const sql = yield* SqlClient.SqlClient;
+        for (const days of [-1, -2_147_483_648, null]) {
+          const error = yield* Effect.flip(Client.system(sql`SELECT purge_job_dlq(${days}::int)`));
+          assert.include(JSON.stringify((error as SqlError).cause), '"22023"', String(days));
+        }
+      }),
+    );
   });
 });

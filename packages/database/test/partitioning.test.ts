@@ -546,7 +546,7 @@ layer(Partitioned, { excludeTestServices: true, timeout: "5 minutes" })(
         const { appId, done } = tenants[0] as Told["tenants"][number];
         const dead = yield* deadJob(appId);
         const serving: ReadonlyArray<readonly [index: string, call: Effect.Effect<unknown, unknown>]> = [
-          ["idx_job_dlq_kinds", db.jobDlq.preview({ fingerprint: randomUUID() })],
+          ["idx_job_dlq_pending_fingerprint", db.jobDlq.preview({ fingerprint: randomUUID() })],
           ["idx_job_dlq_original_job", db.jobDlq.history(dead.originalJobId)],
           ["job_dlq_pkey", db.jobDlq.replay([dead.id], { actor })],
           ["job_dlq_pkey", db.jobDlq.discard([done.pending[0] ?? ""], { actor, reason: "x" })],

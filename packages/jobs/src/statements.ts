@@ -85,7 +85,7 @@ export const suspectStatement = `
   RETURNING ${claimedColumns}`;
 
 // A fence is drawn once, so it is of one claim of one job: a row that has one of these ids and one of these fences is held by that
-// claim. No join is left to the planner, which in a table that grew since it was analyzed would compare every id with every row. Nor
+// claim. What differs from one to the other is joined by both: two claims of one job may be settled together. No other join is left to the planner, which in a table that grew since it was analyzed would compare every id with every row. Nor
 // is the index of what runs, as no index serves IS NOT DISTINCT FROM: a few jobs would be looked for among all that run anywhere.
 const isHeld =
   "j.id = ANY ($1::uuid[]) AND j.fence = ANY ($2::bigint[]) AND j.status IS NOT DISTINCT FROM 'processing'";
@@ -120,7 +120,7 @@ export const failStatement = `
           || jsonb_build_object('error', f.error, 'timestamp', floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint)
       END
     FROM failures f
-    WHERE ${isHeld} AND j.id = f.id
+    WHERE ${isHeld} AND j.id = f.id AND j.fence = f.fence
     RETURNING j.*, f.reason),
   buried AS (
     INSERT INTO job_dlq (original_job_id, app_id, type, payload, error_reason, attempts, error_history, request_id, user_id)
@@ -144,8 +144,8 @@ export const lockedStatement = `
 
 export const reportStatement = `
   UPDATE jobs j SET updated_at = now(), progress = s.progress::jsonb
-  FROM unnest($1::uuid[], $3::text[]) AS s (id, progress)
-  WHERE ${isHeld} AND j.id = s.id`;
+  FROM unnest($1::uuid[], $2::bigint[], $3::text[]) AS s (id, fence, progress)
+  WHERE ${isHeld} AND j.id = s.id AND j.fence = s.fence`;
 
 export const dueStatement = `
   SELECT p.partition,

@@ -6,6 +6,7 @@
  */
 import * as SqlClient from "@effect/sql/SqlClient";
 import * as Chunk from "effect/Chunk";
+import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
 import * as S from "effect/Schema";
@@ -48,7 +49,7 @@ export interface ExportOptions {
   readonly batchSize?: number | undefined;
 }
 
-/** Bytes of rows in a page, but for a single one that is larger. Some pages are read ahead of who takes the lines. */
+/** Bytes of rows in a page, but for a single one that is larger. Up to three are held: two that are written and one that is taken. */
 const batchBytes = 2 * 1024 * 1024;
 /** Places that are read ahead: without an index on all letters by time each look at them is a sort. */
 const windowSize = 10_000;
@@ -106,7 +107,7 @@ export const makeExport = Effect.gen(function* () {
   // rest, and a row for each line half of that.
   const linesOfPage = (filter: JobDlqFilter, ids: ReadonlyArray<string>) => sql`
     ${measured(filter, ids)}
-    SELECT COALESCE(array_agg(id) FILTER (WHERE NOT fits), '{}') AS left_over, COALESCE(string_agg(
+    SELECT COALESCE(array_agg(id ORDER BY place) FILTER (WHERE NOT fits), '{}') AS left_over, COALESCE(string_agg(
       concat('{"id":"', id, '","originalJobId":"', original_job_id, '","appId":"', app_id, '","type":', to_json(type),
         ',"payload":', payload_text, ',"errorReason":', to_json(error_reason), ',"attempts":', attempts,
         ',"errorHistory":', history_text, ',"dlqAt":"', dlq_time, '","replayedAt":', COALESCE(to_json(replayed_time), 'null'),
@@ -160,6 +161,12 @@ export const makeExport = Effect.gen(function* () {
             return Option.some([places, { after: { at: last.at, id: last.id }, isLast: places.length < windowSize }]);
           }),
       );
+      // The database writes a page while another is on its way. Not within a transaction, which is the caller's as well between two
+      // lines, and not for a function of the caller's, which sees one letter after the other.
+      const isAhead =
+        redact === undefined &&
+        options.scope !== undefined &&
+        Option.isNone(Context.getOption(yield* Effect.context<never>(), SqlClient.TransactionConnection));
       const written = (ids: ReadonlyArray<string>) =>
         inScope(redact === undefined ? writtenThere(checked, ids) : writtenHere(checked, ids, redact));
       const emitted = ({ left, lines }: Page): Stream.Stream<string, QueryError | BulkError> =>
@@ -171,8 +178,7 @@ export const makeExport = Effect.gen(function* () {
             );
       return windows.pipe(
         Stream.mapConcat((places) => pagesOf(places, batchSize)),
-        // The database writes a page while another is on its way, unless all are in one transaction.
-        Stream.mapEffect(written, { concurrency: options.scope === undefined ? 1 : 2 }),
+        Stream.mapEffect(written, { concurrency: isAhead ? 2 : 1 }),
         Stream.flatMap(emitted),
       );
     }).pipe(Stream.unwrap, Stream.withSpan(operation));

@@ -95,14 +95,12 @@ export const makeInsight = Effect.gen(function* () {
   const preview = Effect.fn("jobDlq.preview")(function* (filter: JobDlqFilter, options: ReachOptions = {}) {
     const operation = "jobDlq.preview";
     const reach = yield* reachOf(sql, operation, yield* checkFilter(operation, filter), options.most);
-    // The sample is a query of its own and not a part of the count, so that an index finds ten rows without sorting all; what is
-    // newer than the newest one that matches need not be looked at.
+    // The sample is a query of its own and not a part of the count, so that an index finds ten rows without sorting all.
     const rows = yield* sql`
       WITH ${reach.ctes} counted AS MATERIALIZED (
-        SELECT d.type, d.error_reason, count(*)::int AS count, min(d.dlq_at) AS oldest, max(d.dlq_at) AS newest
-        FROM ${reach.from} d
-        WHERE ${reach.matches}
-        GROUP BY d.type, d.error_reason),
+        SELECT type, error_reason, sum(count)::int AS count, min(oldest) AS oldest, max(newest) AS newest
+        FROM (${reach.kinds}) k
+        GROUP BY type, error_reason),
       by_type AS (
         SELECT type, sum(count)::int AS count FROM counted GROUP BY type),
       by_reason AS (
@@ -116,7 +114,7 @@ export const makeInsight = Effect.gen(function* () {
       sample AS (
         SELECT d.*, row_number() OVER (ORDER BY d.dlq_at DESC, d.id DESC)::int AS place
         FROM job_dlq d
-        WHERE ${reach.sampled} AND d.dlq_at <= (SELECT max(newest) FROM counted)
+        WHERE ${reach.sampled(sql`(SELECT max(newest) FROM counted)`)}
         ORDER BY d.dlq_at DESC, d.id DESC
         LIMIT 10)
       SELECT * FROM summary FULL JOIN sample USING (place) ORDER BY place`.pipe(refused(operation));
@@ -155,33 +153,28 @@ export const makeInsight = Effect.gen(function* () {
       ORDER BY count DESC, last DESC, fingerprint
       LIMIT ${limit})`;
 
-  // What is costly for all of them, their apps and their first and newest, is asked only of the largest: the index finds each of them.
+  // What is costly for all of them, their apps and which is the newest, is asked only of the largest: the index finds each of them.
   const largestInIndex = ({ from, matches }: Reach, limit: number) => sql`
-    kinds AS MATERIALIZED (
-      SELECT d.fingerprint, count(*)::int AS count, max(d.dlq_at) AS last
-      FROM ${from} d
-      WHERE ${matches}
-      GROUP BY d.fingerprint
-      ORDER BY count DESC, last DESC, fingerprint
-      LIMIT ${limit}),
+    top AS MATERIALIZED (
+      SELECT fingerprint, count, oldest, newest FROM kinds ORDER BY count DESC, newest DESC, fingerprint LIMIT ${limit}),
     by_app AS MATERIALIZED (
-      SELECT d.fingerprint, d.app_id, count(*)::int AS count, min(d.dlq_at) AS first, max(d.dlq_at) AS last
+      SELECT d.fingerprint, d.app_id, count(*)::int AS count, max(d.dlq_at) AS newest
       FROM ${from} d
-      WHERE ${matches} AND d.fingerprint = ANY (ARRAY(SELECT fingerprint FROM kinds))
+      WHERE ${matches} AND d.fingerprint = ANY (ARRAY(SELECT fingerprint FROM top))
       GROUP BY d.fingerprint, d.app_id),
-    newest AS (
-      SELECT DISTINCT ON (k.fingerprint) k.fingerprint, n.id
-      FROM kinds k JOIN by_app b ON b.fingerprint = k.fingerprint AND b.last = k.last
+    last AS (
+      SELECT DISTINCT ON (t.fingerprint) t.fingerprint, n.id
+      FROM top t JOIN by_app b ON b.fingerprint = t.fingerprint AND b.newest = t.newest
       CROSS JOIN LATERAL (
         SELECT d.id FROM ${from} d
-        WHERE ${matches} AND d.app_id = b.app_id AND d.fingerprint = b.fingerprint AND d.dlq_at = b.last
+        WHERE ${matches} AND d.app_id = b.app_id AND d.fingerprint = b.fingerprint AND d.dlq_at = b.newest
         ORDER BY d.id DESC
         LIMIT 1) n
-      ORDER BY k.fingerprint, n.id DESC),
+      ORDER BY t.fingerprint, n.id DESC),
     largest AS MATERIALIZED (
-      SELECT k.fingerprint, k.count, a.first, k.last, n.id AS newest_id, a.tenants, a.app_ids
-      FROM kinds k JOIN newest n USING (fingerprint) JOIN (
-        SELECT fingerprint, min(first) AS first, count(*)::int AS tenants, (array_agg(app_id ORDER BY count DESC, app_id))[1:20] AS app_ids
+      SELECT t.fingerprint, t.count, t.oldest AS first, t.newest AS last, l.id AS newest_id, a.tenants, a.app_ids
+      FROM top t JOIN last l USING (fingerprint) JOIN (
+        SELECT fingerprint, count(*)::int AS tenants, (array_agg(app_id ORDER BY count DESC, app_id))[1:20] AS app_ids
         FROM by_app
         GROUP BY fingerprint) a USING (fingerprint))`;
 

@@ -2,8 +2,7 @@
  * How far figures look: at every dead letter that the filter matches, or only at the newest ones, so that an answer comes soon
  * whatever the filter asks for.
  *
- * Pending letters by type, reason, fingerprint and time are counted in an index, which has all of that: a million in a quarter of a
- * second. Every other condition needs the letters themselves, and those that no index finds are tried on one after the other.
+ * Pending letters by type, reason, fingerprint and time are counted in an index: a million in a quarter of a second. Every other condition needs the letters themselves, and those that no index finds are tried on one after the other.
  */
 import type * as SqlClient from "@effect/sql/SqlClient";
 import type { Fragment } from "@effect/sql/Statement";
@@ -26,15 +25,17 @@ export interface ReachOptions {
 export interface Reach {
   /** CTEs before its own, each with a comma behind it. */
   readonly ctes: Fragment;
-  /** What it reads as `d`: id, app_id, type, error_reason, fingerprint, dlq_at. */
+  /** Figures by type, error_reason and maybe more: a query of these two, count, oldest and newest. */
+  readonly kinds: Fragment;
+  /** What else is counted is read as `d`: id, app_id, fingerprint, dlq_at, and where it is not `isIndexed`, type and error_reason. */
   readonly from: Fragment;
   /** Which of these count. */
   readonly matches: Fragment;
-  /** Which of `job_dlq d` the newest ten are taken from. */
-  readonly sampled: Fragment;
+  /** Which of `job_dlq d` the newest ten are taken from; `newest` is when the last one that matches died. */
+  readonly sampled: (newest: Fragment) => Fragment;
   /** Whether they are all. */
   readonly isExact: Fragment;
-  /** Whether they are in the index of kinds. */
+  /** Whether they are in the index of fingerprints, by the CTE `kinds (fingerprint, type, error_reason, count, oldest, newest)`. */
   readonly isIndexed: boolean;
 }
 
@@ -42,52 +43,129 @@ const inIndex = new Set(["type", "reason", "fingerprint", "since", "until", "sta
 const isIndexed = (filter: JobDlqFilter) =>
   (filter.state ?? "pending") === "pending" && Object.keys(filter).every((field) => inIndex.has(field));
 
+/**
+ * The letters of a fingerprint have one type and one reason, which is in one of them: so these are looked up once for each, and all
+ * are counted in the index. (Two that differ only in where a line breaks between type and reason have one fingerprint.)
+ */
+const reachOfIndex = (sql: SqlClient.SqlClient, filter: JobDlqFilter): Reach => {
+  const { reason, type, ...conditions } = filter;
+  const isAll = reason === undefined && type === undefined;
+  const indexed = compileFilter(sql, conditions);
+  const ofKind = compileFilter(sql, {
+    state: "any",
+    ...(reason === undefined ? {} : { reason }),
+    ...(type === undefined ? {} : { type }),
+  });
+  const kinds = sql`
+    kinds AS MATERIALIZED (
+      SELECT k.fingerprint, d.type, d.error_reason, k.count, k.oldest, k.newest
+      FROM (
+        SELECT d.fingerprint, count(*)::int AS count, min(d.dlq_at) AS oldest, max(d.dlq_at) AS newest, any_value(d.id) AS id
+        FROM job_dlq d
+        WHERE ${indexed}
+        GROUP BY d.fingerprint) k
+      CROSS JOIN LATERAL (SELECT d.type, d.error_reason FROM job_dlq d WHERE d.id = k.id OFFSET 0) d
+      WHERE ${ofKind}),`;
+  // The newest ten letters are of the ten kinds of which one died last, and there of the ten tenants of whom one did: each has its
+  // newest at the beginning of a range of the index.
+  const newestOfKinds = sql`
+    SELECT n.id
+    FROM (
+      SELECT d.app_id, d.fingerprint
+      FROM job_dlq d
+      WHERE ${indexed} AND d.fingerprint = ANY (ARRAY(
+        SELECT fingerprint FROM kinds ORDER BY newest DESC FETCH FIRST 10 ROWS WITH TIES))
+      GROUP BY d.app_id, d.fingerprint
+      ORDER BY max(d.dlq_at) DESC
+      FETCH FIRST 10 ROWS WITH TIES) p
+    CROSS JOIN LATERAL (
+      SELECT d.id, d.dlq_at FROM job_dlq d
+      WHERE ${indexed} AND d.app_id = p.app_id AND d.fingerprint = p.fingerprint
+      ORDER BY d.dlq_at DESC, d.id DESC
+      LIMIT 10) n
+    ORDER BY n.dlq_at DESC, n.id DESC
+    LIMIT 10`;
+  return {
+    ctes: kinds,
+    kinds: sql`SELECT type, error_reason, count, oldest, newest FROM kinds`,
+    from: sql`job_dlq`,
+    matches: isAll ? indexed : sql`${indexed} AND d.fingerprint = ANY (ARRAY(SELECT fingerprint FROM kinds))`,
+    sampled: (newest) =>
+      isAll ? sql`${indexed} AND d.dlq_at <= ${newest}` : sql`d.id = ANY (ARRAY(${newestOfKinds}))`,
+    isExact: sql`true`,
+    isIndexed: true,
+  };
+};
+
+const kindsOf = (sql: SqlClient.SqlClient, from: Fragment, matches: Fragment) => sql`
+  SELECT d.type, d.error_reason, count(*)::int AS count, min(d.dlq_at) AS oldest, max(d.dlq_at) AS newest
+  FROM ${from} d
+  WHERE ${matches}
+  GROUP BY d.type, d.error_reason`;
+
+const reachOfAll = (sql: SqlClient.SqlClient, filter: JobDlqFilter): Reach => {
+  const matches = compileFilter(sql, filter);
+  return {
+    ctes: sql``,
+    kinds: kindsOf(sql, sql`job_dlq`, matches),
+    from: sql`job_dlq`,
+    matches,
+    sampled: (newest) => sql`${matches} AND d.dlq_at <= ${newest}`,
+    isExact: sql`true`,
+    isIndexed: false,
+  };
+};
+
 /** The conditions by which an index finds letters, in the order in which the newest come first; the others are tried on each. */
-const found = (filter: JobDlqFilter, isTenant: boolean): JobDlqFilter => {
-  const { payload: _payload, reason: _reason, text: _text, ...conditions } = filter;
-  if (isTenant) return conditions;
-  // Those indexes begin with the tenant.
-  const { fingerprint: _fingerprint, type: _type, ...others } = conditions;
-  return others;
+const found = (filter: JobDlqFilter, isTenant: boolean, isByTime: boolean): JobDlqFilter => {
+  const { fingerprint, payload: _payload, reason: _reason, since, text: _text, type, until, ...conditions } = filter;
+  return {
+    ...conditions,
+    ...(isByTime && since !== undefined ? { since } : {}),
+    ...(isByTime && until !== undefined ? { until } : {}),
+    // These indexes begin with the tenant, and hold what is pending.
+    ...(isTenant && (filter.state ?? "pending") === "pending"
+      ? { ...(type === undefined ? {} : { type }), ...(fingerprint === undefined ? {} : { fingerprint }) }
+      : {}),
+  };
+};
+
+const reachOfNewest = (sql: SqlClient.SqlClient, filter: JobDlqFilter, most: number, isTenant: boolean): Reach => {
+  // Letters of every state have no index by time for all tenants; ids are of the time when they were made.
+  const isByTime = isTenant || (filter.state ?? "pending") === "pending";
+  const order = isByTime ? sql`d.dlq_at DESC, d.id DESC` : sql`d.id DESC`;
+  // One more than asked for tells whether there are more.
+  return {
+    ctes: sql`
+      few AS MATERIALIZED (
+        SELECT d.id, d.app_id, d.type, d.error_reason, d.fingerprint, d.dlq_at,
+          (${compileFilter(sql, { ...filter, state: "any" })}) AND row_number() OVER (ORDER BY ${order}) <= ${most} AS counts
+        FROM (
+          SELECT d.* FROM job_dlq d
+          WHERE ${compileFilter(sql, found(filter, isTenant, isByTime))}
+          ORDER BY ${order}
+          LIMIT ${most + 1}) d),`,
+    kinds: kindsOf(sql, sql`few`, sql`d.counts`),
+    from: sql`few`,
+    matches: sql`d.counts`,
+    sampled: () =>
+      sql`d.id = ANY (ARRAY(SELECT f.id FROM few f WHERE f.counts ORDER BY f.dlq_at DESC, f.id DESC LIMIT 10))`,
+    isExact: sql`(SELECT count(*) <= ${most} FROM few)`,
+    isIndexed: false,
+  };
 };
 
 /** For a checked filter. */
 export const reachOf = (sql: SqlClient.SqlClient, operation: string, filter: JobDlqFilter, most: number | undefined) =>
   Effect.gen(function* () {
-    const matches = compileFilter(sql, filter);
-    const isInIndex = isIndexed(filter);
     const bound = most === undefined ? undefined : yield* wholeOf(operation, "most", most, 1, 1_000_000);
-    if (bound === undefined || isInIndex) {
-      const all: Reach = {
-        ctes: sql``,
-        from: sql`job_dlq`,
-        matches,
-        sampled: matches,
-        isExact: sql`true`,
-        isIndexed: isInIndex,
-      };
-      return all;
-    }
+    if (isIndexed(filter)) return reachOfIndex(sql, filter);
+    if (bound === undefined) return reachOfAll(sql, filter);
     const scope = yield* currentScope;
-    const isTenant = Option.exists(scope, ({ _tag }) => _tag === "tenant");
-    // Letters of every state have no index by time for all tenants; ids are of the time when they were made.
-    const isByTime = isTenant || (filter.state ?? "pending") === "pending";
-    // One more than asked for tells whether there are more.
-    const few: Reach = {
-      ctes: sql`
-        few AS MATERIALIZED (
-          SELECT d.id, d.app_id, d.type, d.error_reason, d.fingerprint, d.dlq_at, (${compileFilter(sql, { ...filter, state: "any" })})
-              AND row_number() OVER () <= ${bound} AS counts
-          FROM (
-            SELECT d.* FROM job_dlq d
-            WHERE ${compileFilter(sql, found(filter, isTenant))}
-            ORDER BY ${isByTime ? sql`d.dlq_at DESC, d.id DESC` : sql`d.id DESC`}
-            LIMIT ${bound + 1}) d),`,
-      from: sql`few`,
-      matches: sql`d.counts`,
-      sampled: sql`d.id IN (SELECT f.id FROM few f WHERE f.counts ORDER BY f.dlq_at DESC, f.id DESC LIMIT 10)`,
-      isExact: sql`(SELECT count(*) <= ${bound} FROM few)`,
-      isIndexed: false,
-    };
-    return few;
+    return reachOfNewest(
+      sql,
+      filter,
+      bound,
+      Option.exists(scope, ({ _tag }) => _tag === "tenant"),
+    );
   });

@@ -98,12 +98,19 @@ export const makeStats = Effect.gen(function* () {
             SELECT generate_series(date_trunc('hour', ${from}, 'UTC'), statement_timestamp(), interval '1 hour') AS hour
             LIMIT ${mostHours + 1}) hours`
         : sql``;
+    const pending =
+      by === "type" || by === "reason"
+        ? sql`
+          SELECT ${by === "type" ? sql`type` : sql`error_reason`} AS key, sum(count) AS depth, min(oldest) AS oldest
+          FROM (${reach.kinds}) k
+          GROUP BY 1`
+        : sql`
+          SELECT ${arrival} AS key, count(*) AS depth, min(d.dlq_at) AS oldest
+          FROM ${reach.from} d
+          WHERE ${reach.matches} ${by === "hour" ? sql`AND ${inWindow(sql`d.dlq_at`)}` : sql``}
+          GROUP BY 1`;
     return sql`
-      WITH ${reach.ctes} pending AS (
-        SELECT ${arrival} AS key, count(*) AS depth, min(d.dlq_at) AS oldest
-        FROM ${reach.from} d
-        WHERE ${reach.matches} ${by === "hour" ? sql`AND ${inWindow(sql`d.dlq_at`)}` : sql``}
-        GROUP BY 1),
+      WITH ${reach.ctes} pending AS (${pending}),
       removed AS (
         SELECT DISTINCT ON (e.dlq_id) e.entry
         FROM job_dlq_events e

@@ -160,8 +160,13 @@ const cases: Readonly<Record<string, ReadonlyArray<Case>>> = {
     },
   ],
   idx_job_dlq_pending_type: [
-    { name: "preview of a type", scope: large, call: call((db) => db.jobDlq.preview({ type: "rare" })) },
-    { name: "preview of a prefix", scope: large, call: call((db) => db.jobDlq.preview({ type: { prefix: "rar" } })) },
+    { name: "page of a type", scope: large, call: call((db) => db.jobDlq.page({ type: "rare" })) },
+    { name: "page of a prefix", scope: large, call: call((db) => db.jobDlq.page({ type: { prefix: "rar" } })) },
+    {
+      name: "listPending of a type, of every tenant",
+      scope: system,
+      call: call((db) => db.jobDlq.listPending({ type: "rare" })),
+    },
     {
       name: "replay of a type",
       scope: large,
@@ -169,7 +174,7 @@ const cases: Readonly<Record<string, ReadonlyArray<Case>>> = {
     },
   ],
   // It serves groups too, by an index-only scan, as far as the table is vacuumed: that is not for a test to count on.
-  idx_job_dlq_kinds: [
+  idx_job_dlq_pending_fingerprint: [
     {
       name: "preview of a fingerprint",
       scope: large,

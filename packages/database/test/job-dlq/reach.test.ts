@@ -1,4 +1,5 @@
 /** Figures of the newest letters only: what is said of them is true of them, and that there are more is said. */
+import { randomBytes } from "node:crypto";
 import * as SqlClient from "@effect/sql/SqlClient";
 import { assert, layer } from "@effect/vitest";
 import * as DateTime from "effect/DateTime";
@@ -6,7 +7,7 @@ import * as Effect from "effect/Effect";
 import * as Client from "../../src/client.js";
 import type { JobDlqFilter } from "../../src/job-dlq/filter.js";
 import { DatabaseService } from "../../src/repos.js";
-import { newTenant, TestDatabase } from "../support/database.js";
+import { letter, newTenant, TestDatabase } from "../support/database.js";
 
 const total = 400;
 /** Letters 1 to 400 of two tenants in turn, the newest last; every tenth says "rare", every third was replayed. */
@@ -142,6 +143,53 @@ layer(TestDatabase)("figures of the newest letters", (it) => {
         const whole = yield* Client.system(db.jobDlq.preview(filter));
         assert.isTrue(bounded.isExact);
         assert.strictEqual(bounded.count, whole.count);
+      }
+    }),
+  );
+
+  it.effect("a reason and an error that are longer than an index holds are stored, counted and found", () =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const appId = yield* newTenant;
+      const errorReason = randomBytes(20_000).toString("base64");
+      yield* Client.tenant(appId)(
+        Effect.gen(function* () {
+          const { id } = yield* db.jobDlq.insert(letter(appId, { errorReason }));
+          yield* db.jobDlq.insert(letter(appId));
+          const preview = yield* db.jobDlq.preview({ reason: errorReason });
+          assert.deepStrictEqual(
+            [preview.count, preview.byReason, preview.sample.map((_) => _.id)],
+            [1, [{ reason: errorReason, count: 1 }], [id]],
+          );
+          assert.strictEqual((yield* db.jobDlq.groups({ reason: errorReason }))[0]?.newestId, id);
+          const stats = yield* db.jobDlq.stats({ by: "reason", filter: { reason: errorReason } });
+          assert.strictEqual(stats[0]?.depth, 1);
+        }),
+      );
+    }),
+  );
+
+  it.effect("the newest ten of a type or a reason are that, whichever tenants and failures they are of", () =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const sql = yield* SqlClient.SqlClient;
+      const appIds = yield* fill;
+      // Thirty more at one moment, of 15 kinds in turn.
+      yield* sql`
+        INSERT INTO job_dlq (original_job_id, app_id, type, payload, error_reason, attempts, error_history, dlq_at)
+        SELECT uuidv7(), (${appIds}::uuid[])[1 + n % 2], 'type 1', jsonb_build_object('n', 1000 + n), 'MaxRetries', 1,
+          jsonb_build_array(jsonb_build_object('timestamp', 1, 'error', 'kind ' || chr(97 + n % 15))), timestamptz '2026-01-02'
+        FROM generate_series(1, 30) n`;
+      for (const filter of [{ type: "type 1" }, { type: "type 2" }, { reason: "MaxRetries" }] as const) {
+        for (const inScope of [Client.system, Client.tenant(appIds[0] ?? ""), Client.tenant(appIds[1] ?? "")]) {
+          const { count, sample } = yield* inScope(db.jobDlq.preview(filter));
+          const { items } = yield* inScope(db.jobDlq.page(filter, { limit: 1000 }));
+          assert.strictEqual(count, items.length);
+          assert.deepStrictEqual(
+            sample.map(({ id }) => id),
+            items.slice(0, 10).map(({ id }) => id),
+          );
+        }
       }
     }),
   );

@@ -234,6 +234,24 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.exportTo and importFr
       }),
     );
 
+    it.effect("in a scope that is open, leaves alone what the caller does between two lines", () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const appId = yield* newTenant;
+        yield* inserted(
+          appId,
+          Array.from({ length: 20 }, () => ({})),
+        );
+        const scope = { _tag: "tenant", appId } as const;
+        yield* db.jobDlq.exportTo({}, { scope, batchSize: 1 }).pipe(
+          Stream.take(5),
+          Stream.runForEach(() => db.jobDlq.insert(letter(appId, { type: "between" }))),
+          Client.tenant(appId),
+        );
+        assert.strictEqual((yield* Client.tenant(appId)(db.jobDlq.preview({ type: "between" }))).count, 5);
+      }),
+    );
+
     it.effect("leaves letters out that arrive or go while it runs, and is not stopped by them", () =>
       Effect.gen(function* () {
         const db = yield* DatabaseService;
