@@ -219,7 +219,13 @@ layer(FilledDatabase, { excludeTestServices: true, timeout: "5 minutes" })("at 1
       idx_job_dlq_app_id_fk: ["job_dlq", deleteApp],
       idx_job_dlq_dlq_at: ["job_dlq", call((db) => db.jobDlq.listPending())],
       idx_job_dlq_request: ["job_dlq", call((db) => db.jobDlq.find({ requestId: Option.some(randomUUID()) }))],
-      idx_job_dlq_type: ["job_dlq", call((db) => db.jobDlq.listPending({ type: "rare" }))],
+      // What jobDlq.listPending looked for before later indexes had types in another order.
+      idx_job_dlq_type: [
+        "job_dlq",
+        Effect.flatMap(SqlClient.SqlClient, (sql) =>
+          Client.system(sql`SELECT id FROM job_dlq WHERE replayed_at IS NULL AND type = 'rare'`),
+        ),
+      ],
       idx_jobs_app_id_fk: ["jobs", deleteApp],
       idx_jobs_due: ["jobs", call((db) => db.jobs.claim({ runner: "r", limit: 10 }))],
       idx_jobs_ended: ["jobs", call((db) => db.jobs.purge())],

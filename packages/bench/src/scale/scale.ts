@@ -147,6 +147,34 @@ const inserts = (small: Place, large: Place, rounds: number, batches: number) =>
     ];
   });
 
+/** Bytes of a letter in the table and in its indexes, of a table as it was filled. */
+const bytes = ({ url }: Place, { letters }: Size) =>
+  Effect.promise(async () => {
+    const client = new pg.Client({ connectionString: url });
+    await client.connect();
+    const { rows } = await client.query<{ heap: number; indexes: number }>(
+      "SELECT pg_table_size('job_dlq')::float8 AS heap, pg_indexes_size('job_dlq')::float8 AS indexes",
+    );
+    await client.end();
+    const [size] = rows;
+    return [
+      figureOf(
+        "bytes of a letter in the table, of all",
+        "bytes",
+        us,
+        [(size?.heap ?? Number.NaN) / letters],
+        undefined,
+      ),
+      figureOf(
+        "bytes of a letter in the indexes, of all",
+        "bytes",
+        us,
+        [(size?.indexes ?? Number.NaN) / letters],
+        undefined,
+      ),
+    ];
+  });
+
 /** Purges what is old while others insert: the rate, what inserts wait, and the longest wait for a lock that was seen. */
 const purges = ({ run, small, url }: Place, size: Size) =>
   Effect.gen(function* () {
@@ -176,6 +204,7 @@ const purges = ({ run, small, url }: Place, size: Size) =>
     );
     const [duration, purged] = yield* Effect.timed(run(Client.system(db.jobDlq.purge(30))));
     yield* Fiber.interruptAll([inserting, watching]);
+    const vacuum = yield* timed(Effect.promise(() => watcher.query("VACUUM job_dlq")));
     yield* Effect.promise(() => watcher.end());
     if (purged !== size.old) return yield* Effect.dieMessage(`purged ${purged} instead of ${size.old}`);
     return [
@@ -183,6 +212,7 @@ const purges = ({ run, small, url }: Place, size: Size) =>
       figureOf("insert, nothing beside it, p99", "ms", us, [quantile(idle, 0.99)], undefined),
       figureOf("insert beside a purge, p99", "ms", us, [quantile(busy, 0.99)], undefined),
       figureOf("longest wait for a lock beside a purge", "ms", us, [longest], undefined),
+      figureOf("vacuum after a purge", "ms", us, [vacuum], undefined),
     ];
   });
 
@@ -232,6 +262,7 @@ export const scale = (server: Redacted.Redacted, program: string, sizes: Sizes, 
     const small = yield* place(server, sizes.small);
     const large = yield* place(server, sizes.large);
     return [
+      ...(yield* bytes(large, sizes.large)),
       ...(yield* lists(small, large, rounds, 200)),
       ...(yield* looks(large, rounds)),
       ...(yield* exporting(program, large, rounds)),
