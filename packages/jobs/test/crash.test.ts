@@ -10,8 +10,8 @@ import { Boundary, Effectful, Failing, Plain } from "./support/runner-process.js
 import { assertWhole, startRunner, startThree, TestJobs, untilEnded } from "./support/runners.js";
 
 const submitted = rounds(2000, 300);
-// In a reduced run those between which an effect can be lost or be there twice.
-const boundaries: ReadonlyArray<Boundary> = isFull ? Boundary.literals : ["handler", "after handler"];
+// In a reduced run the one at which an effect can be lost or be there twice.
+const boundaries: ReadonlyArray<Boundary> = isFull ? Boundary.literals : ["after handler"];
 
 /** At which time that it gets there: in the middle, and early enough to get there at all. */
 const killAfter: Readonly<Record<Boundary, number>> = {

@@ -10,7 +10,7 @@ import * as Layer from "effect/Layer";
 import * as Logger from "effect/Logger";
 import * as LogLevel from "effect/LogLevel";
 import type * as Redacted from "effect/Redacted";
-import { rounds } from "../../database/test/support/campaign.js";
+import { isFull, rounds } from "../../database/test/support/campaign.js";
 import { newTenant } from "../../database/test/support/database.js";
 import * as Server from "../../database/test/support/server.js";
 import * as Wire from "../../database/test/support/wire.js";
@@ -29,9 +29,10 @@ const ways = [
   { name: "killed and started again", away: 0, end: (own: Server.OwnServer) => own.kill },
   { name: `away for ${awayMillis / 1000} seconds`, away: awayMillis, end: (own: Server.OwnServer) => own.stop },
   { name: "restarted", away: 0, end: (own: Server.OwnServer) => own.stop },
-].slice(0, rounds(3, 1));
+];
 
-describe("a server under load", () => {
+// The database's own outages are in every run.
+describe.runIf(isFull)("a server under load", () => {
   for (const { away, end, name } of ways) {
     it.scopedLive(
       `that is ${name}`,

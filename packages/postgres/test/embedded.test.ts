@@ -214,7 +214,7 @@ describe("settings", () => {
   }
 });
 
-describe("several servers at once", () => {
+describe.runIf(process.env.TEST_FULL === "1")("several servers at once", () => {
   it.scopedLive("get ports of their own, and know nothing of each other", () =>
     Effect.gen(function* () {
       const servers = yield* Effect.all([embedded(), embedded(), embedded(), embedded()], { concurrency: "unbounded" });
