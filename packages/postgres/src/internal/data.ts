@@ -37,8 +37,9 @@ export const prepareData = (given: DataFolder): Effect.Effect<string, PostgresUn
     }
     return yield* Effect.acquireUseRelease(
       attempt(given, () => (found === "absent" ? makeFolder(given) : takeFolder(given))),
-      () => initialise(given),
-      (undo, exit) => (Exit.isSuccess(exit) ? Effect.void : Effect.promise(undo)),
+      ({ filled, finish }) =>
+        Effect.tap(initialise(given, filled), () => Effect.uninterruptible(attempt(given, finish))),
+      ({ undo }, exit) => (Exit.isSuccess(exit) ? Effect.void : Effect.promise(undo)),
     );
   });
 
@@ -72,30 +73,69 @@ const look = async (data: string): Promise<"absent" | "empty" | "made here"> => 
   throw new Error(`it is not empty, and without ${passwordFile} it was not made here, or not to the end`);
 };
 
-type Undo = () => Promise<void>;
+/** A folder to be filled. */
+interface Filling {
+  readonly filled: string;
+  /** Once it is complete. */
+  readonly finish: () => Promise<void>;
+  /** When it is not. */
+  readonly undo: () => Promise<void>;
+}
 
-const makeFolder = async ({ data, user }: DataFolder): Promise<Undo> => {
-  const firstMade = await fs.mkdir(dirname(data), { recursive: true });
-  // Not recursive: of two at once only one may have made it.
-  await fs.mkdir(data, { mode: 0o700 });
-  await give(user, data);
-  return () => fs.rm(firstMade ?? data, { recursive: true, force: true });
-};
+const nothing = () => Promise.resolve();
 
-const takeFolder = async ({ data, user }: DataFolder): Promise<Undo> => {
-  const { gid, mode, uid } = await fs.stat(data);
-  await give(user, data);
-  return async () => {
-    // initdb has taken away what it made; what is there now is somebody else's.
-    if ((await fs.readdir(data)).length > 0) return;
-    if (Option.isSome(user)) await fs.chown(data, uid, gid);
-    await fs.chmod(data, mode & 0o7777);
+// Beside its place, and moved there when it is complete: two at once would fill the same folder, and each take away what the other
+// has made.
+const makeFolder = async ({ data, isKept, user }: DataFolder): Promise<Filling> => {
+  if (!isKept) {
+    // In a temporary folder that nobody else knows.
+    await fs.mkdir(data, { mode: 0o700 });
+    await give(user, data);
+    return { filled: data, finish: nothing, undo: nothing };
+  }
+  const parent = dirname(data);
+  const firstMade = await fs.mkdir(parent, { recursive: true });
+  const filled = await fs.mkdtemp(`${data}.`);
+  await give(user, filled);
+  return {
+    filled,
+    finish: () =>
+      fs.rename(filled, data).catch((error: NodeJS.ErrnoException) => {
+        if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error;
+        throw new Error("somebody else has made it meanwhile");
+      }),
+    undo: async () => {
+      await fs.rm(filled, { recursive: true, force: true });
+      // Those above it that were made for it, as far as nobody else has put anything there.
+      for (let folder = parent; firstMade !== undefined && folder.startsWith(firstMade); folder = dirname(folder)) {
+        const isRemoved = await fs.rmdir(folder).then(
+          () => true,
+          () => false,
+        );
+        if (!isRemoved) return;
+      }
+    },
   };
 };
 
-const initialise = (given: DataFolder) =>
+const takeFolder = async ({ data, user }: DataFolder): Promise<Filling> => {
+  const { gid, mode, uid } = await fs.stat(data);
+  await give(user, data);
+  return {
+    filled: data,
+    finish: nothing,
+    undo: async () => {
+      // initdb has taken away what it made; what is there now is somebody else's.
+      if ((await fs.readdir(data)).length > 0) return;
+      if (Option.isSome(user)) await fs.chown(data, uid, gid);
+      await fs.chmod(data, mode & 0o7777);
+    },
+  };
+};
+
+const initialise = (given: DataFolder, filled: string) =>
   Effect.gen(function* () {
-    const { data, env, folder, initdb, isKept, user } = given;
+    const { env, folder, initdb, isKept, user } = given;
     const password = newPassword();
     const secret = join(folder, "password");
     yield* attempt(given, async () => {
@@ -105,7 +145,7 @@ const initialise = (given: DataFolder) =>
     // The builtin locale provider is the same on every machine, whatever locales it has.
     const locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"];
     const login = ["--username=postgres", "--auth=scram-sha-256", `--pwfile=${secret}`];
-    const args = [`--pgdata=${data}`, ...login, ...locale, "--no-instructions", ...(isKept ? [] : ["--no-sync"])];
+    const args = [`--pgdata=${filled}`, ...login, ...locale, "--no-instructions", ...(isKept ? [] : ["--no-sync"])];
     const options = { ...Option.getOrElse(user, () => ({})), cwd: folder, env };
     let words = "";
     const child = yield* Effect.acquireRelease(
@@ -124,7 +164,7 @@ const initialise = (given: DataFolder) =>
     );
     const ending = yield* child.ended;
     if (ending !== 0) return yield* unusable(given, `${words.trim()} (initdb ended with ${ending})`);
-    const kept = join(data, passwordFile);
+    const kept = join(filled, passwordFile);
     yield* attempt(given, () => fs.rename(secret, kept).catch(() => copy(user, secret, kept)));
     return password;
   }).pipe(Effect.scoped);
