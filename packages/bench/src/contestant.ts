@@ -78,13 +78,21 @@ export const payloadOf = (n: number) => ({ order: n, customer: `cus_${n % 1000}`
 export const errorOf = (n: number) =>
   `Error: connect ECONNREFUSED 10.0.0.${n % 255}:5432${"\n    at Socket.<anonymous> (file.js:10:20)".repeat(24)}`;
 
+/** The same as a runner has it: pg-boss stores its name, message and stack, BullMQ message and stack. */
+export const failureOf = (n: number): Error => {
+  const stack = errorOf(n);
+  const failure = new Error(stack.slice("Error: ".length, stack.indexOf("\n")));
+  failure.stack = stack;
+  return failure;
+};
+
 /** Slices of a thousand. */
 export const thousands = <A>(items: ReadonlyArray<A>): ReadonlyArray<ReadonlyArray<A>> =>
   Array.from({ length: Math.ceil(items.length / 1000) }, (_, i) => items.slice(i * 1000, (i + 1) * 1000));
 
 /**
- * "submit to start", for a worker that is there: `submit` a job, wait until the function that `onStart` was given is called with the moment
- * at which it began, and 20 ms more. Milliseconds of each.
+ * "submit to start", for a worker that is there: `submit` a job, wait until the function that `onStart` was given is called with the
+ * moment at which it began, and 20 ms more. Milliseconds of each.
  */
 export const startTimes = async (
   size: number,

@@ -65,8 +65,8 @@ const types = {
 
 /**
  * The address as a URL that sets the role at connect, which also holds after DISCARD ALL. Compiling a statement would take longer
- * than those of a runner run, whatever the planner thinks that they cost; each finds its rows by an index and in its order, in which everybody locks them; and none
- * may wait for a row that somebody holds.
+ * than those of a runner run, whatever the planner thinks that they cost; each finds its rows by an index and in its order, in which
+ * everybody locks them; and none may wait for a row that somebody holds.
  */
 const withRole = ({ database, host, password, port, role, url, username, ...rest }: Options): Options => {
   const address = new URL(url === undefined ? "postgresql://localhost" : Redacted.value(url));

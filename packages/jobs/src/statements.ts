@@ -85,8 +85,9 @@ export const suspectStatement = `
   RETURNING ${claimedColumns}`;
 
 // A fence is drawn once, so it is of one claim of one job: a row that has one of these ids and one of these fences is held by that
-// claim. What differs from one to the other is joined by both: two claims of one job may be settled together. No other join is left to the planner, which in a table that grew since it was analyzed would compare every id with every row. Nor
-// is the index of what runs, as no index serves IS NOT DISTINCT FROM: a few jobs would be looked for among all that run anywhere.
+// claim. What differs from one to the other is joined by both: two claims of one job may be settled together. No other join is left
+// to the planner, which in a table that grew since it was analyzed would compare every id with every row. Nor is the index of what
+// runs, as no index serves IS NOT DISTINCT FROM: a few jobs would be looked for among all that run anywhere.
 const isHeld =
   "j.id = ANY ($1::uuid[]) AND j.fence = ANY ($2::bigint[]) AND j.status IS NOT DISTINCT FROM 'processing'";
 
@@ -134,7 +135,7 @@ export const extendStatement = `
 
 /** Whether a run has its job, as far as is committed. */
 export const holdingStatement =
-  "SELECT FROM jobs j WHERE j.id = $1 AND j.fence = $2::bigint AND j.status IS NOT DISTINCT FROM 'processing'";
+  "SELECT FROM jobs j WHERE j.id = $1 AND j.fence = $2::bigint AND j.status = 'processing'";
 
 /** Which of these rows somebody holds. */
 export const lockedStatement = `

@@ -26,6 +26,15 @@ const OneConnection = JobStoreSql.layer.pipe(
   Layer.provideMerge(TestJobs),
 );
 
+const claimOf = (limit: number) => ({
+  runner: "explain",
+  leaseMillis: 60_000,
+  limit,
+  turns: partitions.map((partition) => ({ partition, after: "" })),
+  isByAge: false,
+  draw: 1,
+});
+
 const decodeScans = S.decodeUnknown(S.Tuple(S.Struct({ index: S.Int, table: S.Int })));
 
 layer(OneConnection, { excludeTestServices: true, timeout: "2 minutes" })("the runners' indexes", (it) => {
@@ -72,14 +81,7 @@ layer(OneConnection, { excludeTestServices: true, timeout: "2 minutes" })("the r
           assert.isAbove(after.index, before.index, `${index} is used`);
           assert.strictEqual(after.table, before.table, `the table is not read as a whole beside ${index}`);
         });
-      const claim = store.claim({
-        runner: "explain",
-        leaseMillis: 60_000,
-        limit: 100,
-        turns: partitions.map((partition) => ({ partition, after: "" })),
-        isByAge: false,
-        draw: 1,
-      });
+      const claim = store.claim(claimOf(100));
       yield* uses("idx_jobs_fair", claim);
       yield* uses("idx_jobs_scheduled", store.due(partitions));
       yield* uses("idx_jobs_suspect", store.claimSuspect({ runner: "explain", leaseMillis: 60_000, partitions }));
@@ -100,14 +102,7 @@ layer(OneConnection, { excludeTestServices: true, timeout: "2 minutes" })("the r
       yield* Client.system(sql`UPDATE jobs SET status = 'cancelled', completed_at = now(), locked_until = NULL, locked_by = NULL
         WHERE status = 'processing'`);
       yield* sql`VACUUM ANALYZE jobs`;
-      const { jobs } = yield* store.claim({
-        runner: "explain",
-        leaseMillis: 60_000,
-        limit: 1000,
-        turns: partitions.map((partition) => ({ partition, after: "" })),
-        isByAge: false,
-        draw: 1,
-      });
+      const { jobs } = yield* store.claim(claimOf(1000));
       assert.isAbove(jobs.length, 500);
       /** What this session's reads of the table and of its indexes found. */
       const read = Effect.gen(function* () {

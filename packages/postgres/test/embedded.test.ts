@@ -6,6 +6,7 @@ import { assert, describe, it, layer } from "@effect/vitest";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
 import * as Postgres from "../src/postgres.js";
+import { isFull } from "./support/campaign.js";
 import { named, processesOf, temporaryFolder } from "./support/program.js";
 import { query, show, urlWith } from "./support/sql.js";
 
@@ -214,7 +215,7 @@ describe("settings", () => {
   }
 });
 
-describe.runIf(process.env.TEST_FULL === "1")("several servers at once", () => {
+describe.runIf(isFull)("several servers at once", () => {
   it.scopedLive("get ports of their own, and know nothing of each other", () =>
     Effect.gen(function* () {
       const servers = yield* Effect.all([embedded(), embedded(), embedded(), embedded()], { concurrency: "unbounded" });

@@ -4,11 +4,11 @@ import { join } from "node:path";
 import { assert, describe, it } from "@effect/vitest";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
+import { isFull } from "./support/campaign.js";
 import { hold, leftOf, named, nothing, processesOf, start, temporaryFolder, untilExists } from "./support/program.js";
 import { query } from "./support/sql.js";
 
 // Every signal at every moment in `npm run test:full`; a signal that is not handled ends a process as KILL does.
-const isFull = process.env.TEST_FULL === "1";
 const all = ["SIGKILL", "SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 const program = (folder: string, options: Readonly<Record<string, unknown>> = {}) =>

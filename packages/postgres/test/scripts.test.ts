@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { assert, describe, it } from "@effect/vitest";
 import * as Effect from "effect/Effect";
+import { isFull } from "./support/campaign.js";
 import { leftOf, nothing, root, run, start, temporaryFolder, withPostgres } from "./support/program.js";
 
 const tsx = pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href;
@@ -43,8 +44,6 @@ const givenTo = (folder: string) =>
       }
     }),
   );
-
-const isFull = process.env.TEST_FULL === "1";
 
 describe("scripts/run.mjs", () => {
   const cases: ReadonlyArray<readonly [args: ReadonlyArray<string>, isUnderWay: RegExp]> = [

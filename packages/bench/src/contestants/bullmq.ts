@@ -16,7 +16,7 @@ import {
   type Contestant,
   connections,
   each,
-  errorOf,
+  failureOf,
   type Prepare,
   payloadOf,
   startTimes,
@@ -30,14 +30,6 @@ const other = "order.other";
 const token = "bench";
 
 const concurrency = 100;
-
-/** How a runner has it: BullMQ stores the message and the stack. */
-const failureOf = (n: number): Error => {
-  const stack = errorOf(n);
-  const failure = new Error(stack.slice("Error: ".length, stack.indexOf("\n")));
-  failure.stack = stack;
-  return failure;
-};
 
 export const contestant: Contestant = {
   name: "BullMQ",

@@ -18,7 +18,7 @@ import {
   type Contestant,
   connections,
   each,
-  errorOf,
+  failureOf,
   type Prepare,
   payloadOf,
   startTimes,
@@ -29,14 +29,6 @@ const ship = "order.ship";
 const other = "order.other";
 const letters = "order.dead";
 const notified = "order.notified";
-
-/** How a runner has it: pg-boss stores name, message and stack. */
-const failureOf = (n: number): Error => {
-  const stack = errorOf(n);
-  const failure = new Error(stack.slice("Error: ".length, stack.indexOf("\n")));
-  failure.stack = stack;
-  return failure;
-};
 
 /** What each of {@link localConcurrency} handlers gets at once. */
 const batchSize = 500;

@@ -157,22 +157,9 @@ const bytes = ({ url }: Place, { letters }: Size) =>
     );
     await client.end();
     const [size] = rows;
-    return [
-      figureOf(
-        "bytes of a letter in the table, of all",
-        "bytes",
-        us,
-        [(size?.heap ?? Number.NaN) / letters],
-        undefined,
-      ),
-      figureOf(
-        "bytes of a letter in the indexes, of all",
-        "bytes",
-        us,
-        [(size?.indexes ?? Number.NaN) / letters],
-        undefined,
-      ),
-    ];
+    const figure = (where: string, all = Number.NaN) =>
+      figureOf(`bytes of a letter in the ${where}, of all`, "bytes", us, [all / letters], undefined);
+    return [figure("table", size?.heap), figure("indexes", size?.indexes)];
   });
 
 /** Purges what is old while others insert: the rate, what inserts wait, and the longest wait for a lock that was seen. */

@@ -6,7 +6,6 @@
  */
 import * as SqlClient from "@effect/sql/SqlClient";
 import * as Chunk from "effect/Chunk";
-import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
 import * as S from "effect/Schema";
@@ -166,16 +165,15 @@ export const makeExport = Effect.gen(function* () {
       const isAhead =
         redact === undefined &&
         options.scope !== undefined &&
-        Option.isNone(Context.getOption(yield* Effect.context<never>(), SqlClient.TransactionConnection));
+        Option.isNone(yield* Effect.serviceOption(SqlClient.TransactionConnection));
       const written = (ids: ReadonlyArray<string>) =>
         inScope(redact === undefined ? writtenThere(checked, ids) : writtenHere(checked, ids, redact));
-      const emitted = ({ left, lines }: Page): Stream.Stream<string, QueryError | BulkError> =>
-        left.length === 0
-          ? Stream.fromChunk(Chunk.unsafeFromArray(lines))
-          : Stream.concat(
-              Stream.fromChunk(Chunk.unsafeFromArray(lines)),
-              Stream.flatMap(Stream.fromEffect(written(left)), emitted),
-            );
+      const emitted = ({ left, lines }: Page): Stream.Stream<string, QueryError | BulkError> => {
+        const page = Stream.fromChunk(Chunk.unsafeFromArray(lines));
+        return left.length === 0
+          ? page
+          : Stream.concat(page, Stream.flatMap(Stream.fromEffect(written(left)), emitted));
+      };
       return windows.pipe(
         Stream.mapConcat((places) => pagesOf(places, batchSize)),
         Stream.mapEffect(written, { concurrency: isAhead ? 2 : 1 }),

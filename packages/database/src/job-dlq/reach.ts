@@ -2,12 +2,14 @@
  * How far figures look: at every dead letter that the filter matches, or only at the newest ones, so that an answer comes soon
  * whatever the filter asks for.
  *
- * Pending letters by type, reason, fingerprint and time are counted in an index: a million in a quarter of a second. Every other condition needs the letters themselves, and those that no index finds are tried on one after the other.
+ * Pending letters by type, reason, fingerprint and time are counted in an index: a million in a quarter of a second. Every other
+ * condition needs the letters themselves, and those that no index finds are tried on one after the other.
  */
 import type * as SqlClient from "@effect/sql/SqlClient";
 import type { Fragment } from "@effect/sql/Statement";
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
+import * as Struct from "effect/Struct";
 import { wholeOf } from "../arguments.js";
 import { currentScope } from "../transaction.js";
 import { compileFilter, type JobDlqFilter } from "./filter.js";
@@ -40,8 +42,9 @@ export interface Reach {
 }
 
 const inIndex = new Set(["type", "reason", "fingerprint", "since", "until", "state", "all"]);
+const isPending = ({ state = "pending" }: JobDlqFilter) => state === "pending";
 const isIndexed = (filter: JobDlqFilter) =>
-  (filter.state ?? "pending") === "pending" && Object.keys(filter).every((field) => inIndex.has(field));
+  isPending(filter) && Object.keys(filter).every((field) => inIndex.has(field));
 
 /**
  * The letters of a fingerprint have one type and one reason, which is in one of them: so these are looked up once for each, and all
@@ -51,11 +54,7 @@ const reachOfIndex = (sql: SqlClient.SqlClient, filter: JobDlqFilter): Reach => 
   const { reason, type, ...conditions } = filter;
   const isAll = reason === undefined && type === undefined;
   const indexed = compileFilter(sql, conditions);
-  const ofKind = compileFilter(sql, {
-    state: "any",
-    ...(reason === undefined ? {} : { reason }),
-    ...(type === undefined ? {} : { type }),
-  });
+  const ofKind = compileFilter(sql, { ...Struct.pick(filter, "type", "reason"), state: "any" });
   const kinds = sql`
     kinds AS MATERIALIZED (
       SELECT k.fingerprint, d.type, d.error_reason, k.count, k.oldest, k.newest
@@ -117,22 +116,16 @@ const reachOfAll = (sql: SqlClient.SqlClient, filter: JobDlqFilter): Reach => {
 };
 
 /** The conditions by which an index finds letters, in the order in which the newest come first; the others are tried on each. */
-const found = (filter: JobDlqFilter, isTenant: boolean, isByTime: boolean): JobDlqFilter => {
-  const { fingerprint, payload: _payload, reason: _reason, since, text: _text, type, until, ...conditions } = filter;
-  return {
-    ...conditions,
-    ...(isByTime && since !== undefined ? { since } : {}),
-    ...(isByTime && until !== undefined ? { until } : {}),
-    // These indexes begin with the tenant, and hold what is pending.
-    ...(isTenant && (filter.state ?? "pending") === "pending"
-      ? { ...(type === undefined ? {} : { type }), ...(fingerprint === undefined ? {} : { fingerprint }) }
-      : {}),
-  };
-};
+const found = (filter: JobDlqFilter, isTenant: boolean, isByTime: boolean): JobDlqFilter => ({
+  ...Struct.omit(filter, "fingerprint", "payload", "reason", "since", "text", "type", "until"),
+  ...(isByTime ? Struct.pick(filter, "since", "until") : {}),
+  // These indexes begin with the tenant, and hold what is pending.
+  ...(isTenant && isPending(filter) ? Struct.pick(filter, "type", "fingerprint") : {}),
+});
 
 const reachOfNewest = (sql: SqlClient.SqlClient, filter: JobDlqFilter, most: number, isTenant: boolean): Reach => {
   // Letters of every state have no index by time for all tenants; ids are of the time when they were made.
-  const isByTime = isTenant || (filter.state ?? "pending") === "pending";
+  const isByTime = isTenant || isPending(filter);
   const order = isByTime ? sql`d.dlq_at DESC, d.id DESC` : sql`d.id DESC`;
   // One more than asked for tells whether there are more.
   return {
