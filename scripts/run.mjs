@@ -52,6 +52,14 @@ const bench = (...args) =>
     { cwd: root, toAll: true },
   );
 
+// Each starts the servers that it torments.
+const trial = (name) =>
+  run(
+    process.execPath,
+    ["--import", "tsx", join(root, `packages/trials/src/${name}/main.ts`), ...process.argv.slice(3)],
+    { cwd: root, toAll: true },
+  );
+
 const install = () => {
   say(`installing dependencies with ${packageManager}`);
   return run("npx", ["--yes", packageManager, "install", "--frozen-lockfile", "--prefer-offline"], {
@@ -67,6 +75,10 @@ const commands = {
     say("measuring, one contestant at a time; leave the machine alone");
     return bench(...process.argv.slice(3));
   },
+  chaos: () => trial("chaos"),
+  fuzz: () => trial("fuzz"),
+  mutations: () => trial("mutations"),
+  soak: () => trial("soak"),
   test: () => {
     say("running every test against a real PostgreSQL 18; long campaigns reduced (npm run test:full has them whole)");
     return vitest(...process.argv.slice(3));
