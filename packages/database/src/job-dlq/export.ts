@@ -5,7 +5,6 @@
  * out, letters that leave the table meanwhile may be. A row that does not fit its model is exported as it is stored.
  */
 import * as SqlClient from "@effect/sql/SqlClient";
-import * as Chunk from "effect/Chunk";
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
 import * as S from "effect/Schema";
@@ -62,9 +61,15 @@ export const makeExport = Effect.gen(function* () {
   const decodePage = S.decodeUnknown(S.Array(Stored));
   const decodeLines = S.decodeUnknown(S.Tuple(Written));
 
-  /** The places of the next letters, oldest first, with their stored sizes: those that were there when the export began. */
+  // A jsonb that was compressed may be a hundred times its stored size.
+  const sizeOf = (column: "d.payload" | "d.error_history") => {
+    const name = sql.literal(column);
+    return sql`CASE WHEN pg_column_compression(${name}) IS NULL THEN pg_column_size(${name}) ELSE octet_length(${name}::text) END`;
+  };
+
+  /** The places of the next letters, oldest first, with their sizes: those that were there when the export began. */
   const ahead = (filter: JobDlqFilter, snapshot: string, after: Position | undefined) => sql`
-    SELECT d.id, ${placeOf(sql)} AS at, pg_column_size(d.payload) + pg_column_size(d.error_history) AS size
+    SELECT d.id, ${placeOf(sql)} AS at, ${sizeOf("d.payload")} + ${sizeOf("d.error_history")} AS size
     FROM job_dlq d
     WHERE ${compileFilter(sql, filter)}
       AND ${wasThere(sql, snapshot)}
@@ -82,56 +87,28 @@ export const makeExport = Effect.gen(function* () {
       END`;
   };
 
-  // A jsonb that was compressed may be a hundred times its stored size, so the page ends by the size of its text as well: what is
-  // beyond has a place and no content.
-  const measured = (filter: JobDlqFilter, ids: ReadonlyArray<string>) => sql`
-    WITH found AS MATERIALIZED (
-      SELECT a.place, d.*, d.payload::text AS payload_text, d.error_history::text AS history_text,
-        ${time("d.dlq_at")} AS dlq_time, ${time("d.replayed_at")} AS replayed_time
-      FROM unnest(${ids}::uuid[]) WITH ORDINALITY AS a (id, place) JOIN job_dlq d USING (id)
-      WHERE ${compileFilter(sql, filter)}),
-    measured AS (
-      SELECT *, sum(octet_length(payload_text) + octet_length(history_text)) OVER (ORDER BY place ROWS UNBOUNDED PRECEDING)
-        - octet_length(payload_text) - octet_length(history_text) < ${batchBytes} AS fits
-      FROM found)`;
-
-  const rowsOfPage = (filter: JobDlqFilter, ids: ReadonlyArray<string>) => sql`
-    ${measured(filter, ids)}
-    SELECT id, original_job_id, app_id, type, CASE WHEN fits THEN payload_text END AS payload, error_reason, attempts,
-    CASE WHEN fits THEN history_text END AS error_history, dlq_time AS dlq_at, replayed_time AS replayed_at, request_id, user_id
-    FROM measured
-    ORDER BY place`;
+  /** These letters with what a line has of them. */
+  const letters = (filter: JobDlqFilter, ids: ReadonlyArray<string>) => sql`
+    unnest(${ids}::uuid[]) WITH ORDINALITY AS a (id, place) JOIN job_dlq d USING (id),
+      LATERAL (SELECT d.id, d.original_job_id AS "originalJobId", d.app_id AS "appId", d.type, d.payload, d.error_reason AS "errorReason",
+        d.attempts, d.error_history AS "errorHistory", ${time("d.dlq_at")} AS "dlqAt", ${time("d.replayed_at")} AS "replayedAt",
+        d.request_id AS "requestId", d.user_id AS "userId") AS letter
+    WHERE ${compileFilter(sql, filter)}`;
 
   // What lineOf makes of the rows, as one text. A field at a time over the wire, decoded and written again, took as long as all the
   // rest, and a row for each line half of that.
-  const linesOfPage = (filter: JobDlqFilter, ids: ReadonlyArray<string>) => sql`
-    ${measured(filter, ids)}
-    SELECT COALESCE(array_agg(id ORDER BY place) FILTER (WHERE NOT fits), '{}') AS left_over, COALESCE(string_agg(
-      concat('{"id":"', id, '","originalJobId":"', original_job_id, '","appId":"', app_id, '","type":', to_json(type),
-        ',"payload":', payload_text, ',"errorReason":', to_json(error_reason), ',"attempts":', attempts,
-        ',"errorHistory":', history_text, ',"dlqAt":"', dlq_time, '","replayedAt":', COALESCE(to_json(replayed_time), 'null'),
-        ',"requestId":', COALESCE(to_json(request_id), 'null'), ',"userId":', COALESCE(to_json(user_id), 'null'), E'}\n'),
-      '' ORDER BY place) FILTER (WHERE fits), '') AS lines
-    FROM measured`;
-
-  /** The lines of these letters, and the ids of those that are left to the next page. */
   const writtenThere = (filter: JobDlqFilter, ids: ReadonlyArray<string>) =>
     Effect.gen(function* () {
-      const found = yield* linesOfPage(filter, ids).pipe(refused(operation));
-      const [page] = yield* Effect.orDie(decodeLines(found));
-      return { left: page.leftOver, lines: linesOf(page.lines) };
+      const found = yield* sql`
+        SELECT COALESCE(string_agg(row_to_json(letter)::text || E'\n', '' ORDER BY a.place), '') AS lines
+        FROM ${letters(filter, ids)}`.pipe(refused(operation));
+      const [{ lines }] = yield* Effect.orDie(decodeLines(found));
+      return linesOf(lines);
     });
   const writtenHere = (filter: JobDlqFilter, ids: ReadonlyArray<string>, redact: Redact) =>
     Effect.gen(function* () {
-      const found = yield* rowsOfPage(filter, ids).pipe(refused(operation));
-      const lines: Array<string> = [];
-      const left: Array<string> = [];
-      for (const row of yield* Effect.orDie(decodePage(found))) {
-        const { errorHistory, payload } = row;
-        if (payload === null || errorHistory === null) left.push(row.id);
-        else lines.push(lineOf(yield* redact({ ...row, errorHistory, payload })));
-      }
-      return { left, lines };
+      const found = yield* sql`SELECT letter.* FROM ${letters(filter, ids)} ORDER BY a.place`.pipe(refused(operation));
+      return yield* Effect.forEach(yield* Effect.orDie(decodePage(found)), (row) => Effect.map(redact(row), lineOf));
     });
 
   /**
@@ -168,16 +145,10 @@ export const makeExport = Effect.gen(function* () {
         Option.isNone(yield* Effect.serviceOption(SqlClient.TransactionConnection));
       const written = (ids: ReadonlyArray<string>) =>
         inScope(redact === undefined ? writtenThere(checked, ids) : writtenHere(checked, ids, redact));
-      const emitted = ({ left, lines }: Page): Stream.Stream<string, QueryError | BulkError> => {
-        const page = Stream.fromChunk(Chunk.unsafeFromArray(lines));
-        return left.length === 0
-          ? page
-          : Stream.concat(page, Stream.flatMap(Stream.fromEffect(written(left)), emitted));
-      };
       return windows.pipe(
         Stream.mapConcat((places) => pagesOf(places, batchSize)),
         Stream.mapEffect(written, { concurrency: isAhead ? 2 : 1 }),
-        Stream.flatMap(emitted),
+        Stream.flattenIterables,
       );
     }).pipe(Stream.unwrap, Stream.withSpan(operation));
 
@@ -186,12 +157,6 @@ export const makeExport = Effect.gen(function* () {
 
 interface Ahead extends S.Schema.Type<typeof Ahead> {}
 const Ahead = S.Struct({ id: S.UUID, at: S.String, size: S.Int });
-
-/** What was written, and the ids of what is left to the next page. */
-interface Page {
-  readonly lines: ReadonlyArray<string>;
-  readonly left: ReadonlyArray<string>;
-}
 
 /** The ids of a page each: a batch, or fewer when they are large; at least one. */
 const pagesOf = (places: ReadonlyArray<Ahead>, batchSize: number): ReadonlyArray<ReadonlyArray<string>> => {
@@ -221,25 +186,25 @@ const linesOf = (text: string): ReadonlyArray<string> => {
   return lines;
 };
 
-/** A dead letter as its line has it; payload and errorHistory are JSON text, null in what is left to the next page. */
+/** A dead letter as its line has it; payload and errorHistory are JSON text. */
 const Stored = S.Struct({
   id: S.UUID,
   originalJobId: S.UUID,
   appId: S.UUID,
   type: S.String,
-  payload: S.NullOr(S.String),
+  payload: S.String,
   errorReason: S.String,
   attempts: S.Int,
-  errorHistory: S.NullOr(S.String),
+  errorHistory: S.String,
   dlqAt: S.String,
   replayedAt: S.NullOr(S.String),
   requestId: S.NullOr(S.UUID),
   userId: S.NullOr(S.UUID),
 });
-type Exported = typeof Stored.Type & { readonly payload: string; readonly errorHistory: string };
+type Exported = typeof Stored.Type;
 
-/** A page of lines that the database wrote, and what is left to the next. */
-const Written = S.Struct({ leftOver: S.Array(S.UUID), lines: S.String });
+/** A page of lines that the database wrote. */
+const Written = S.Struct({ lines: S.String });
 
 const jsonFields: ReadonlySet<string> = new Set(["payload", "errorHistory"] satisfies ReadonlyArray<keyof JobDlq>);
 
