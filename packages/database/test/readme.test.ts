@@ -49,6 +49,7 @@ const known = [
   "text guide", // a run of the guide's program
   "text workers", // a run of the program with a runner in it
   "text states", // names every state
+  "text equations", // by promises.test.ts
   "text tree", // paths that exist
 ];
 const kindOf = ({ language, name }: Block) => `${language} ${name}`.trim();

@@ -26,7 +26,7 @@ export interface Given {
  * `discarded` are the events of that kind whose copy is still in the ledger or went back to the table; one whose copy was erased
  * counts as erased, one that retention deleted as purged. The same holds for `expired`, less those that were restored.
  */
-const Terms = S.Struct({
+export const Terms = S.Struct({
   imported: S.Int,
   pending: S.Int,
   replayed: S.Int,
