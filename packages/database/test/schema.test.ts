@@ -227,6 +227,48 @@ layer(TestDatabase, { excludeTestServices: true })("the schema of this release",
       );
     }
 
+    /** What no row may lack, by table. */
+    const required: Readonly<Record<string, ReadonlyArray<string>>> = {
+      apps: ["id", "name", "updated_at"],
+      jobs: [
+        ...["app_id", "attempts", "error_history", "fence", "id", "in_company", "max_attempts", "partition", "payload"],
+        ...["priority", "replays", "scheduled_at", "status", "suspect", "type", "updated_at"],
+      ],
+      job_dlq: [
+        ...["app_id", "arrived", "attempts", "dlq_at", "error_history", "error_reason", "fingerprint", "id"],
+        ...["original_job_id", "payload", "type", "updated_at"],
+      ],
+      job_dlq_events: ["actor", "at", "id", "kind"],
+      job_runners: ["address", "healthy", "last_heartbeat", "machine_id", "runner"],
+      job_shards: ["acquired_at", "address", "shard_id"],
+      portal_migrations: ["applied_at", "id", "name"],
+    };
+
+    it.effect(
+      "NOT NULL refuses a row without any column that it needs, and each such column is in this test's list",
+      () =>
+        undone(
+          Effect.gen(function* () {
+            yield* fixture;
+            yield* execute(
+              "INSERT INTO job_runners (address, runner) VALUES ('a', '{}'); INSERT INTO job_shards (shard_id, address) VALUES ('s', 'a')",
+            );
+            const rows = yield* execute(`
+            SELECT c.relname AS t, array_agg(a.attname::text ORDER BY a.attname) AS columns FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+            WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND a.attnotnull GROUP BY c.relname`);
+            assert.deepStrictEqual(Object.fromEntries(rows.map(({ columns, t }) => [t, columns])), required);
+            const generated = ["jobs.partition", "job_dlq.fingerprint", "job_runners.machine_id"];
+            for (const [table, columns] of Object.entries(required)) {
+              for (const column of columns.filter((_) => !generated.includes(`${table}.${_}`))) {
+                // Past the triggers of the ledger, so that nothing but the column's own decides.
+                const statement = `ALTER TABLE ${table} DISABLE TRIGGER USER; UPDATE ${table} SET ${column} = NULL`;
+                assert.strictEqual(yield* attempt(statement), "23502", `${table}.${column}`);
+              }
+            }
+          }),
+        ),
+    );
+
     it.effect("idx_jobs_dedupe lets a key be taken again, by another type, by another app, and by none", () =>
       undone(
         Effect.gen(function* () {

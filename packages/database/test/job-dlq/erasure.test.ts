@@ -248,6 +248,45 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.erase", (it) => {
     }),
   );
 
+  it.effect("again finds nothing, and leaves the line that tells of the first", () =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const appId = yield* newTenant;
+      yield* Client.tenant(appId)(
+        Effect.gen(function* () {
+          const one = yield* dead(appId, randomUUID(), "x");
+          yield* db.jobDlq.erase({ ids: [one.id] }, { actor, reason: "asked" });
+          const lines = Effect.map(db.jobDlq.events({ kind: "erased" }), ({ items }) => items);
+          const told = yield* lines;
+          assert.deepInclude(told[0]?.detail, { source: "table", type: "mail.send", attempts: 0 });
+          const again = yield* db.jobDlq.erase({ ids: [one.id] }, { actor });
+          assert.deepStrictEqual({ ...again }, { letters: 0, copies: 0, jobsCancelled: 0, jobsEmptied: 0 });
+          assert.deepStrictEqual(yield* lines, told);
+        }),
+      );
+    }),
+  );
+
+  it.effect("gives each job a new fence, so that its runner changes nothing any more", () =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const appId = yield* newTenant;
+      const userId = randomUUID();
+      yield* Client.tenant(appId)(
+        Effect.gen(function* () {
+          yield* db.jobs.enqueue({ ...work(appId), userId: Option.some(userId) });
+          const [held] = yield* db.jobs.claim({ runner: "r" });
+          assert.isDefined(held);
+          yield* db.jobDlq.erase({ userId }, { actor });
+          const job = Option.getOrThrow(yield* db.jobs.get(held.id));
+          assert.strictEqual(job.status, "cancelled");
+          assert.notStrictEqual(job.fence, held.fence);
+          assert.strictEqual((yield* Effect.flip(db.jobs.complete(held)))._tag, "JobNotHeld");
+        }),
+      );
+    }),
+  );
+
   it.effect("never reaches another tenant's rows, and in the system scope all of them", () =>
     Effect.gen(function* () {
       const db = yield* DatabaseService;

@@ -455,6 +455,18 @@ layer(TestDatabase, { excludeTestServices: true })("callers that lock many rows"
       }).pipe(withoutDeadlock),
     );
 
+    it.effect(`a replay and an erasure of the same letters, the replay ${how}`, () =>
+      Effect.gen(function* () {
+        const of = yield* backwards(300, "replayed");
+        const replay = inTenant(of.appId, (db) => db.jobDlq.replay(of.older, { actor }));
+        const erase = inTenant(of.appId, (db) => db.jobDlq.erase({ ids: of.older }, { actor }));
+        const [receipts, erased] = yield* meet(letterLock, of.older[150], [one, replay], [other, erase]);
+        const replayed = (receipts as ReadonlyArray<{ readonly outcome: string }>).map(({ outcome }) => outcome);
+        assert.include([Array(300).fill("replayed").join(), Array(300).fill("erased").join()], replayed.join());
+        assert.deepInclude(Object(erased), { letters: 300 });
+      }).pipe(withoutDeadlock),
+    );
+
     it.effect(`a purge of replayed letters and an erasure of them, the purge ${how}`, () =>
       Effect.gen(function* () {
         const of = yield* backwards(300, "replayed");

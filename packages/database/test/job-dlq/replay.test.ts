@@ -463,6 +463,21 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq.replay with options",
     }),
   );
 
+  it.effect("takes at most 10,000 ids in one call, and so does discard", () =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const appId = yield* newTenant;
+      const ids = Array.from({ length: 10_001 }, () => randomUUID());
+      const replayed = Effect.asVoid(db.jobDlq.replay(ids, { actor }));
+      for (const change of [replayed, Effect.asVoid(db.jobDlq.discard(ids, { actor, reason: "x" }))]) {
+        const error = yield* Effect.flip(Client.tenant(appId)(change));
+        assert.include(error.message, "ids are 10001; pass at most 10,000");
+      }
+      const receipts = yield* Client.tenant(appId)(db.jobDlq.replay(ids.slice(1), { actor }));
+      assert.deepStrictEqual(new Set(receipts.map(({ outcome }) => outcome)), new Set(["not found"]));
+    }),
+  );
+
   const bad: ReadonlyArray<readonly [string, object, JobDlqFilter, string]> = [
     ["an actor that is missing", { actor: undefined }, { all: true }, "actor"],
     ["an actor that is blank", { actor: "  " }, { all: true }, "actor"],
