@@ -1,6 +1,7 @@
 /** The HTTP API: who may do what in whose scope, and what it answers to everything else. */
 import { randomUUID } from "node:crypto";
 import { type IncomingMessage, request } from "node:http";
+import { gzipSync } from "node:zlib";
 import * as FetchHttpClient from "@effect/platform/FetchHttpClient";
 import * as HttpServer from "@effect/platform/HttpServer";
 import * as SqlClient from "@effect/sql/SqlClient";
@@ -281,6 +282,61 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the AP
         items.map(({ actor, dlqId }) => [actor, dlqId]),
         [["trusted", dead.id]],
       );
+    }),
+  );
+
+  it.scoped("hides from viewers what a replay with another payload says in the ledger", () =>
+    Effect.gen(function* () {
+      const { dead, port, tokenOf } = yield* filled;
+      const body = { filter: { ids: [dead.id] }, payload: { card: "4242" } };
+      const replayed = yield* ask(port, "/api/v1/replay", { token: tokenOf("operator"), body });
+      assert.strictEqual(replayed.body.outcomes.replayed, 1);
+      const said = (token: string) =>
+        Effect.map(ask(port, "/api/v1/events", { token }), (answer) => JSON.stringify(answer.body));
+      const viewer = yield* said(tokenOf("viewer"));
+      assert.include(viewer, dead.id);
+      for (const secret of ["4111", "4242", "card"]) assert.notInclude(viewer, secret);
+      for (const token of ["trusted", tokenOf("operator")]) assert.include(yield* said(token), "4242");
+    }),
+  );
+
+  it.scoped("without tokens listens on this machine only, wherever it is told to", () =>
+    Effect.gen(function* () {
+      const hostOf = (options: Partial<Server.ServerOptions>) =>
+        Effect.map(
+          Layer.build(Server.layer({ grants: undefined, port: 0, ...options })),
+          (context) => Object(Context.get(context, HttpServer.HttpServer).address).hostname as unknown,
+        );
+      for (const host of [undefined, "0.0.0.0", "::"]) assert.strictEqual(yield* hostOf({ host }), "127.0.0.1");
+      const tenant = yield* newTenant;
+      const grants = yield* parse("test", JSON.stringify([{ name: "a", sha256: hashOf("a"), tenant, role: "viewer" }]));
+      assert.strictEqual(yield* hostOf({ grants, host: "0.0.0.0" }), "0.0.0.0");
+    }),
+  );
+
+  it.scoped("serves the console's files under a policy that lets them run this server's scripts only", () =>
+    Effect.gen(function* () {
+      const file = (type: string, text: string) => ({ type, plain: Buffer.from(text), zipped: gzipSync(text) });
+      const pages = new Map([
+        ["/index.html", file("text/html; charset=utf-8", "<p>page</p>")],
+        ["/assets/main.js", file("text/javascript; charset=utf-8", "run()")],
+      ]);
+      const port = yield* serve({ pages });
+      for (const [path, text] of [
+        ["/", "<p>page</p>"],
+        ["/letters/1?x=y", "<p>page</p>"],
+        ["/assets/main.js", "run()"],
+      ]) {
+        const { headers, raw, status } = yield* ask(port, path ?? "");
+        assert.deepStrictEqual([status, raw], [200, text], path);
+        const policy = String(headers["content-security-policy"]).split("; ");
+        for (const part of ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "base-uri 'none'"]) {
+          assert.include(policy, part, path);
+        }
+        assert.notInclude(policy.join(), "unsafe", path);
+        assert.strictEqual(headers["x-content-type-options"], "nosniff");
+      }
+      assert.strictEqual((yield* ask(port, "/assets/none.js")).status, 404);
     }),
   );
 
