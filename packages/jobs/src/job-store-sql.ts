@@ -186,7 +186,7 @@ export const layerDesk: Layer.Layer<JobDesk, never, SqlClient.SqlClient> = Layer
             UPDATE jobs j
             SET status = 'cancelled', completed_at = now(), locked_by = NULL, locked_until = NULL, fence = nextval('job_fence')
             FROM held
-            WHERE j.id = held.id AND j.status IN ('pending', 'processing')
+            WHERE j.id = held.id AND held.status IN ('pending', 'processing')
             RETURNING j.partition),
           told AS (SELECT pg_notify('jobs', 'cancelled ' || partition) FROM cancelled)
           SELECT status, NOT EXISTS (SELECT FROM cancelled) AS is_ended, (SELECT count(*) FROM told) AS told FROM held`.pipe(
