@@ -18,6 +18,7 @@ import * as Option from "effect/Option";
 import * as S from "effect/Schema";
 import * as Stream from "effect/Stream";
 import { hold } from "../../../database/test/support/contest.js";
+import { jobTransitions, letterTransitions, stepOf, type Transition } from "../../../database/test/support/states.js";
 import { explain, type Seen } from "./order.js";
 import * as World from "./world.js";
 
@@ -41,7 +42,6 @@ export interface Trial {
   readonly log: Array<string>;
   /** What happened in all cases, by name and outcome. */
   readonly tally: Map<string, number>;
-  /** Steps of jobs, as a trigger saw them. */
   readonly run: <A, E>(effect: Effect.Effect<A, E, Services>) => Promise<A>;
 }
 
@@ -715,6 +715,15 @@ const atOnce = (calls: ReadonlyArray<Effect.Effect<Answer, unknown, Services>>) 
 
 const note = (trial: Trial, what: string) => trial.tally.set(what, (trial.tally.get(what) ?? 0) + 1);
 
+/** A change of state is one of the table. */
+const change = (trial: Trial, kind: string, table: ReadonlyArray<Transition>, from: string, to: string) => {
+  if (from === to) return;
+  const made = stepOf({ from, to });
+  if (!table.some((_) => stepOf(_) === made))
+    throw new Error(`a ${kind} went ${made}, which is not in the table of states`);
+  note(trial, `${kind}: ${made}`);
+};
+
 /** Runs what was chosen, looks, and holds that some order explains it. */
 const step = (trial: Trial, choices: ReadonlyArray<Choice>, isHeldUp: boolean) =>
   Effect.gen(function* () {
@@ -747,11 +756,17 @@ const step = (trial: Trial, choices: ReadonlyArray<Choice>, isHeldUp: boolean) =
     for (const [id, job] of world.jobs) {
       trial.jobs.set(id, job);
       if (job.fence !== undefined) trial.fences.add(job.fence);
-      const was = before.jobs.get(id);
-      if (was?.status !== job.status) note(trial, `job: ${was?.status ?? "none"} → ${job.status}`);
     }
-    for (const [id, { status }] of before.jobs) if (!world.jobs.has(id)) note(trial, `job: ${status} → none`);
     for (const [id, letter] of world.letters) trial.letters.set(id, letter);
+    // What happened at once may have been several steps of one job.
+    if (isAlone) {
+      for (const id of trial.jobs.keys()) {
+        change(trial, "job", jobTransitions, World.jobState(before, id), World.jobState(world, id));
+      }
+      for (const id of trial.letters.keys()) {
+        change(trial, "letter", letterTransitions, World.letterState(before, id), World.letterState(world, id));
+      }
+    }
     for (const id of world.copies.keys()) trial.events.add(id);
     trial.world = world;
   });

@@ -81,6 +81,21 @@ export const sees = (scope: Scope, { app }: { readonly app: string }) => scope =
 
 export const isEnded = ({ status }: Job) => status !== "pending" && status !== "processing";
 
+/** Where a job stands; `none` when there is none. */
+export const jobState = (world: World, id: string) => world.jobs.get(id)?.status ?? "none";
+
+/** Where a dead letter stands; `none` when there is none, and none that could be restored. */
+export const letterState = (world: World, id: string) => {
+  const letter = world.letters.get(id);
+  if (letter !== undefined) return letter.isReplayed ? "replayed" : "pending";
+  if (world.erased.has(id)) return "erased";
+  if (world.replayed.has(id)) return "none";
+  const [copy] = [...world.copies.values()]
+    .filter((_) => _.letter === id && !_.isUndone)
+    .sort((a, b) => (a.id < b.id ? 1 : -1));
+  return copy?.kind ?? "none";
+};
+
 // --- changes -----------------------------------------------------------------
 
 const put = <A extends { readonly id: string }>(all: ReadonlyMap<string, A>, one: A) => new Map(all).set(one.id, one);
@@ -233,7 +248,7 @@ export const abandoned =
     const job = jobOf(world, scope, id);
     if (job?.status !== "processing" || !job.isLost || job.attempts < job.maxAttempts) return none;
     const letter = { id: `?${id}#${job.fence}`, at: "9999", reason: "RunnerUnavailable" };
-    return one(buried(world, job, letter, { fence: undefined }));
+    return one(buried(world, job, letter, { isSuspect: false, fence: undefined }));
   };
 
 /** An ended job is gone; which one, is not said. */
