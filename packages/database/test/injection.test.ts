@@ -10,6 +10,7 @@ import * as Stream from "effect/Stream";
 import * as Client from "../src/client.js";
 import { DatabaseService } from "../src/repos.js";
 import { attempts, lineOf, methodsOf, rowsOf, somebody } from "./support/attempts.js";
+import { rounds } from "./support/campaign.js";
 import { letter, newTenant, TestDatabase, work } from "./support/database.js";
 import { payloads, target, world } from "./support/payloads.js";
 import { untyped } from "./support/samples.js";
@@ -354,41 +355,47 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "3 minutes" })("a text
     }),
   );
 
-  it.effect("is kept as it is or refused with a type, and nothing else happens", () =>
-    Effect.gen(function* () {
-      yield* target;
-      const db = yield* DatabaseService;
-      const them = yield* somebody;
-      const me = yield* newTenant;
-      const before = [yield* world, yield* rowsOf(them.app)];
-      let kept = 0;
-      for (const [method, ways] of Object.entries(inputs)) {
-        const inside = method === "apps.insert" ? Client.system : Client.tenant(me);
-        for (const [place, input] of ways.entries()) {
-          for (const text of payloads) {
-            const what = `${method} ${place} ${JSON.stringify(text)}`;
-            const exit = yield* Effect.exit(
-              inside(input(db, text, me)) as Effect.Effect<unknown, unknown, SqlClient.SqlClient>,
-            );
-            if (Exit.isSuccess(exit)) {
-              if (typeof exit.value !== "string") continue;
-              // Of what cannot be stored in an error text something else stands there; actors and reasons have no margins.
-              const stored = text.replaceAll(/[\u0000\ud800]/gu, "\ufffd");
-              assert.include([text, text.trim(), stored], exit.value, what);
-              kept++;
-            } else {
-              const error = Cause.squash(exit.cause);
-              const tag = typeof error === "object" && error !== null ? Reflect.get(error, "_tag") : undefined;
-              assert.isFalse(Cause.isDie(exit.cause), `${what}: ${Cause.pretty(exit.cause)}`);
-              assert.match(String(tag), typed, `${what}: ${Cause.pretty(exit.cause)}`);
-              assert.notMatch(String(error), /syntax error|multiple commands/, what);
+  it.effect(
+    "is kept as it is or refused with a type, and nothing else happens",
+    () =>
+      Effect.gen(function* () {
+        yield* target;
+        const db = yield* DatabaseService;
+        const them = yield* somebody;
+        const me = yield* newTenant;
+        const before = [yield* world, yield* rowsOf(them.app)];
+        let [kept, tried] = [0, 0];
+        for (const [method, ways] of Object.entries(inputs)) {
+          const inside = method === "apps.insert" ? Client.system : Client.tenant(me);
+          for (const [place, input] of ways.entries()) {
+            // Reduced, each gets some of the texts, and its neighbour others.
+            tried++;
+            for (const [turn, text] of payloads.entries()) {
+              if ((turn + tried) % rounds(1, 5) !== 0) continue;
+              const what = `${method} ${place} ${JSON.stringify(text)}`;
+              const exit = yield* Effect.exit(
+                inside(input(db, text, me)) as Effect.Effect<unknown, unknown, SqlClient.SqlClient>,
+              );
+              if (Exit.isSuccess(exit)) {
+                if (typeof exit.value !== "string") continue;
+                // Of what cannot be stored in an error text something else stands there; actors and reasons have no margins.
+                const stored = text.replaceAll(/\0|\ud800/gu, "\ufffd");
+                assert.include([text, text.trim(), stored], exit.value, what);
+                kept++;
+              } else {
+                const error = Cause.squash(exit.cause);
+                const tag = typeof error === "object" && error !== null ? Reflect.get(error, "_tag") : undefined;
+                assert.isFalse(Cause.isDie(exit.cause), `${what}: ${Cause.pretty(exit.cause)}`);
+                assert.match(String(tag), typed, `${what}: ${Cause.pretty(exit.cause)}`);
+                assert.notMatch(String(error), /syntax error|multiple commands/, what);
+              }
             }
           }
+          assert.deepStrictEqual([yield* world, yield* rowsOf(them.app)], before, method);
         }
-        assert.deepStrictEqual([yield* world, yield* rowsOf(them.app)], before, method);
-      }
-      assert.isAbove(kept, 500);
-    }),
+        assert.isAbove(kept, 100);
+      }),
+    600_000,
   );
 
   it.effect("is no tenant either: the scope does not open", () =>
