@@ -174,7 +174,7 @@ const commands: ReadonlyArray<Runner> = [
       }),
   },
   {
-    form: /^npm (?:run )?([\w:]+)(?: -- .*)?$/,
+    form: /^npm (?:run )?([\w:-]+)(?: -- .*)?$/,
     check: ([line, script = ""]) =>
       Effect.sync(() => {
         assert.property(scripts, script, line);
