@@ -222,7 +222,7 @@ export const make: Make = (url) =>
 
     const inProcess: Target<Case> = {
       name: "CLI: in this process",
-      share: 3000,
+      share: 2000,
       // An export writes to the process's own output.
       cases: cases.filter((_) => !isWizard(_) && !_.words.includes("export")),
       outcome: ({ program, words }) =>

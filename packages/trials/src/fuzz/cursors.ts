@@ -91,7 +91,7 @@ export const make: Make = (url) =>
     };
     const used: Target<Use> = {
       name: "cursors: asked for",
-      share: 4000,
+      share: 3000,
       cases: useCases,
       outcome: ({ given, isSystem, limit, use }) => {
         const inScope = isSystem ? site.inSystem : site.inTenant;

@@ -120,7 +120,7 @@ export const make: Make = (url) =>
     };
     const target: Target<Case> = {
       name: "filters",
-      share: 12_000,
+      share: 8000,
       cases,
       outcome,
       holds: balanced(site, () => inserted),

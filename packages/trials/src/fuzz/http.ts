@@ -377,7 +377,7 @@ export const make: Make = (url) =>
 
     const target: Target<Case> = {
       name: "HTTP",
-      share: 18_000,
+      share: 8000,
       cases,
       outcome: (one) =>
         Effect.gen(function* () {

@@ -207,7 +207,7 @@ export const make: Make = (url) =>
     let imported = 0;
     const kept: Target<Case> = {
       name: "NDJSON: imported",
-      share: 5000,
+      share: 3000,
       cases: linesCases,
       outcome: (one) =>
         Effect.gen(function* () {
