@@ -29,6 +29,15 @@ const describe = (value: object): string => {
   return typeof name === "string" && name !== "" ? name : "object of an unknown class";
 };
 
+/** The text of what reading gives, or else, where that throws or has no text. */
+export const textOf = (read: () => unknown, otherwise: string): string => {
+  try {
+    return String(read());
+  } catch {
+    return otherwise;
+  }
+};
+
 // A Map, Set, RegExp, Error, Promise, typed array or boxed primitive keeps its content outside its properties.
 const hasOnlyProperties = (value: object): boolean => Object.prototype.toString.call(value) === "[object Object]";
 
@@ -99,9 +108,7 @@ export const notStorable = (value: unknown): Option.Option<NotStorable> => {
     return Option.fromNullable(visit(value, "$", "", 0));
   } catch (error) {
     // A getter or a toJSON of the caller's threw.
-    return Option.some({
-      path: "$",
-      problem: `cannot be read: ${error instanceof Error ? error.message : String(error)}`,
-    });
+    const said = textOf(() => (error instanceof Error ? error.message : error), "its own code threw what has no text");
+    return Option.some({ path: "$", problem: `cannot be read: ${said}` });
   }
 };

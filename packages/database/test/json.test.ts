@@ -46,6 +46,30 @@ describe("what jsonb cannot keep is refused with its path", () => {
       "$",
       /cannot be read: no/,
     ],
+    [
+      "a getter that throws what has no text",
+      {
+        get x() {
+          throw Object.create(null);
+        },
+      },
+      "$",
+      /cannot be read/,
+    ],
+    [
+      "a toJSON that throws an error that cannot be read",
+      {
+        toJSON() {
+          throw Object.defineProperty(new Error("x"), "message", {
+            get() {
+              throw new Error("no");
+            },
+          });
+        },
+      },
+      "$",
+      /cannot be read/,
+    ],
   ];
   for (const [name, value, path, problem] of cases) {
     it(name, () => {
