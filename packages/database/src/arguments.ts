@@ -3,14 +3,15 @@ import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
 import * as S from "effect/Schema";
-import { InvalidInput } from "./errors.js";
-import { notStorable, textProblem } from "./json.js";
+import { InvalidCursor, InvalidInput } from "./errors.js";
+import { notStorable, textOf, textProblem } from "./json.js";
 
 const isUuid = S.is(S.UUID);
 
 /** A value of the caller's in a message, short enough for one line. */
-const show = (value: unknown): string => {
-  const text = typeof value === "string" ? JSON.stringify(value) : String(value);
+export const show = (value: unknown): string => {
+  const text =
+    typeof value === "string" ? JSON.stringify(value) : textOf(() => value, `a value of type ${typeof value}`);
   return text.length > 100 ? `${text.slice(0, 100)}…` : text;
 };
 
@@ -18,6 +19,10 @@ export const uuidOf = (operation: string, field: string, value: string) =>
   isUuid(value)
     ? Effect.succeed(value)
     : new InvalidInput({ operation, field, problem: `is ${show(value)}, which is no uuid` });
+
+/** A cursor as the error about it has it. */
+export const invalidCursor = (operation: string, cursor: unknown) =>
+  new InvalidCursor({ operation, cursor: typeof cursor === "string" ? cursor.slice(0, 200) : show(cursor) });
 
 /** Ids in one call, at most 10,000: it is one statement, and holds its locks until the transaction ends. */
 export const idsOf = (operation: string, ids: ReadonlyArray<string>) =>

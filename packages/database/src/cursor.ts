@@ -25,6 +25,8 @@ export const encodeCursor = ({ at, id }: Position): string => {
 
 /** The position of a cursor, or none when it is not one that `encodeCursor` made. */
 export const decodeCursor = (cursor: string): Option.Option<Position> => {
+  // JavaScript passes anything.
+  if (typeof cursor !== "string") return Option.none();
   const decoded = Buffer.from(cursor, "base64url").toString("latin1");
   const [, at, id, sum] = form.exec(decoded) ?? [];
   if (at === undefined || id === undefined || sum !== check(`1~${at}~${id}`)) return Option.none();

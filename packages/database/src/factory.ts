@@ -12,6 +12,7 @@ import type * as DateTime from "effect/DateTime";
 import * as Effect from "effect/Effect";
 import type * as Option from "effect/Option";
 import type * as S from "effect/Schema";
+import { show } from "./arguments.js";
 import { type AppNotFound, type BadRow, InvalidInput } from "./errors.js";
 import { type QueryError, refused, refusedWrite } from "./refusal.js";
 import { columnsOf, decodeCount, encoderOf, fieldsOf, type Insert, rowsOf } from "./rows.js";
@@ -148,7 +149,7 @@ export const repo = <M extends Model.AnyNoContext, const C extends Config>(model
             return yield* new InvalidInput({
               operation,
               field: `order.${name}`,
-              problem: `is ${JSON.stringify(direction)}; name a column of ${table} with "asc" or "desc"`,
+              problem: `is ${show(direction)}; name a column of ${table} with "asc" or "desc"`,
             });
           }
         }

@@ -11,7 +11,7 @@ import type * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Either from "effect/Either";
 import * as S from "effect/Schema";
-import { actorOf, millisOf, uuidOf } from "./arguments.js";
+import { actorOf, millisOf, show, uuidOf } from "./arguments.js";
 import { boundHistory, boundText, errorText, historyHead, maxHistory } from "./error-text.js";
 import {
   InvalidInput,
@@ -46,7 +46,7 @@ const deadReasonOf = (operation: string, reason: JobDlqReason) =>
     : new InvalidInput({
         operation,
         field: "reason",
-        problem: `is ${JSON.stringify(reason)}; it must be one of ${JobDlqReason.literals.join(", ")}`,
+        problem: `is ${show(reason)}; it must be one of ${JobDlqReason.literals.join(", ")}`,
       });
 
 /** Rows in one statement of a bulk insert; what bounds its memory. */

@@ -2,7 +2,9 @@ import { assert, describe, it } from "@effect/vitest";
 import * as fc from "effect/FastCheck";
 import * as Option from "effect/Option";
 import { decodeCursor, encodeCursor } from "../src/cursor.js";
+import { decodePosition } from "../src/job-dlq/position.js";
 import { campaign } from "./support/campaign.js";
+import { untyped } from "./support/samples.js";
 
 const position = fc.record({
   at: fc.oneof(
@@ -39,5 +41,12 @@ describe("a cursor", () => {
       fc.property(fc.oneof(fc.string(), fc.base64String()), (text) => Option.isNone(decodeCursor(text))),
       campaign("foreign cursors", 10_000, 1_000),
     );
+  });
+
+  it("is refused when it is no text, as JavaScript passes it", () => {
+    for (const given of [null, false, 1, 1n, Symbol("x"), [], {}, /x/]) {
+      assert.isTrue(Option.isNone(decodeCursor(untyped(given))), typeof given);
+      assert.isTrue(Option.isNone(decodePosition(untyped(given))), typeof given);
+    }
   });
 });

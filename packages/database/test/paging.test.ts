@@ -10,6 +10,7 @@ import { decodeCursor, encodeCursor } from "../src/cursor.js";
 import { DatabaseService } from "../src/repos.js";
 import { campaign } from "./support/campaign.js";
 import { letter, newTenant, TestDatabase } from "./support/database.js";
+import { untyped } from "./support/samples.js";
 
 /** Walks all pages; returns the ids in the order they came. `change` is what becomes of each cursor on its way. */
 const walk = (limit: number, change: (cursor: string) => string = (_) => _) =>
@@ -227,6 +228,30 @@ layer(TestDatabase, { excludeTestServices: true })("listPending and pagePending"
           }
         }),
       );
+    }),
+  );
+
+  it.effect("refuses with a typed error what has no text, as JavaScript passes it", () =>
+    Effect.gen(function* () {
+      const { jobDlq, jobs } = yield* DatabaseService;
+      const appId = yield* newTenant;
+      for (const odd of [null, false, 1n, Symbol("x"), [], Object.create(null)]) {
+        const given = untyped(odd);
+        const asked = {
+          pagePending: jobDlq.pagePending({ cursor: given }),
+          listPending: jobDlq.listPending({ cursor: given }),
+          page: jobDlq.page({}, { cursor: given }),
+          events: jobDlq.events({ cursor: given }),
+          get: jobDlq.get(given),
+          stats: jobDlq.stats({ by: given }),
+          find: jobDlq.find({}, { order: { id: given } }),
+          deadLetter: jobs.deadLetter({ id: randomUUID(), reason: given, error: "x" }),
+        };
+        for (const [name, operation] of Object.entries<Effect.Effect<unknown, { readonly _tag: string }>>(asked)) {
+          const { _tag } = yield* Effect.flip(Client.tenant(appId)(operation) as typeof operation);
+          assert.include(["InvalidInput", "InvalidCursor"], _tag, `${name} ${typeof odd}`);
+        }
+      }
     }),
   );
 });

@@ -4,8 +4,8 @@ import type { Fragment } from "@effect/sql/Statement";
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
 import * as S from "effect/Schema";
-import { actorOf, uuidOf, wholeOf } from "../arguments.js";
-import { InvalidCursor, InvalidInput } from "../errors.js";
+import { actorOf, invalidCursor, uuidOf, wholeOf } from "../arguments.js";
+import { InvalidInput } from "../errors.js";
 import { JobDlq } from "../models.js";
 import { refused } from "../refusal.js";
 import { rowsOf } from "../rows.js";
@@ -119,7 +119,7 @@ export const makeLedger = Effect.gen(function* () {
     if (options.actor !== undefined) conditions.push(sql`e.actor = ${yield* actorOf(operation, options.actor)}`);
     if (options.cursor !== undefined) {
       const cursor: string = options.cursor;
-      if (!isUuid(cursor)) return yield* new InvalidCursor({ operation, cursor: String(cursor).slice(0, 200) });
+      if (!isUuid(cursor)) return yield* invalidCursor(operation, cursor);
       conditions.push(sql`e.id < ${cursor}::uuid`);
     }
     // Not EXISTS: that the planner may answer for all rows at once, by reading the whole ledger for a page of it.

@@ -5,8 +5,9 @@ import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
 import * as S from "effect/Schema";
 import * as Str from "effect/String";
+import { invalidCursor } from "../arguments.js";
 import { decodeCursor, encodeCursor } from "../cursor.js";
-import { type BadRow, InvalidCursor } from "../errors.js";
+import type { BadRow } from "../errors.js";
 import { limitOf } from "../factory.js";
 import { JobDlq } from "../models.js";
 import { refused } from "../refusal.js";
@@ -30,7 +31,7 @@ const positionOf = (operation: string, cursor: string | undefined) =>
   cursor === undefined
     ? Effect.succeedNone
     : Option.match(decodeCursor(cursor), {
-        onNone: () => new InvalidCursor({ operation, cursor: cursor.slice(0, 200) }),
+        onNone: () => invalidCursor(operation, cursor),
         onSome: (position) => Effect.succeedSome(position),
       });
 

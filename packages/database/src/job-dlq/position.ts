@@ -44,6 +44,8 @@ export const encodePosition = ({ arrived, id, start }: ArrivalPlace): string => 
 
 /** The place of a position, or none when it is not one that `encodePosition` made. */
 export const decodePosition = (position: string): Option.Option<ArrivalPlace> => {
+  // JavaScript passes anything.
+  if (typeof position !== "string") return Option.none();
   const decoded = Buffer.from(position, "base64url").toString("latin1");
   const [, arrived, id, start, sum] = form.exec(decoded) ?? [];
   if (arrived === undefined || id === undefined || start === undefined) return Option.none();

@@ -10,6 +10,7 @@ import * as SqlClient from "@effect/sql/SqlClient";
 import type { Fragment } from "@effect/sql/Statement";
 import * as Effect from "effect/Effect";
 import * as S from "effect/Schema";
+import { show } from "../arguments.js";
 import { InvalidInput } from "../errors.js";
 import { refused } from "../refusal.js";
 import { checkFilter, compileFilter, type JobDlqFilter } from "./filter.js";
@@ -183,7 +184,7 @@ export const makeStats = Effect.gen(function* () {
   const stats = Effect.fn(operation)(function* (options: StatsOptions) {
     const { by, filter = {}, most, since } = options;
     if (!S.is(StatsKey)(by)) {
-      const problem = `is ${JSON.stringify(by)}; it must be one of ${StatsKey.literals.join(", ")}`;
+      const problem = `is ${show(by)}; it must be one of ${StatsKey.literals.join(", ")}`;
       return yield* new InvalidInput({ operation, field: "by", problem });
     }
     if (since !== undefined && !S.is(S.ValidDateFromSelf)(since)) {
