@@ -8,6 +8,10 @@ export interface Proxy {
   readonly url: Redacted.Redacted;
   /** Passes nothing on any more, in either direction, on the connection that the server sees from this port. */
   readonly deafen: (port: number) => void;
+  /** What the server sees as the ports of the connections that are open and heard. */
+  readonly heard: () => ReadonlyArray<number>;
+  /** Ends every open connection, on both sides. */
+  readonly cut: () => void;
   /** New connections go to this server. */
   readonly moveTo: (server: Redacted.Redacted) => void;
 }
@@ -33,13 +37,15 @@ export const make = (server: Redacted.Redacted) =>
               other.destroy();
             });
           }
-          far.once("connect", () =>
-            open.set(far.localPort ?? 0, () => {
+          far.once("connect", () => {
+            const port = far.localPort ?? 0;
+            open.set(port, () => {
               near.unpipe(far);
               far.unpipe(near);
               far.pause();
-            }),
-          );
+            });
+            far.once("close", () => open.delete(port));
+          });
         });
         proxy.listen(0, "127.0.0.1", () => resume(Effect.succeed(proxy)));
       }),
@@ -55,7 +61,14 @@ export const make = (server: Redacted.Redacted) =>
     through.port = String(typeof address === "object" ? address?.port : "");
     const proxy: Proxy = {
       url: Redacted.make(through.href),
-      deafen: (port) => open.get(port)?.(),
+      deafen: (port) => {
+        open.get(port)?.();
+        open.delete(port);
+      },
+      heard: () => [...open.keys()],
+      cut: () => {
+        for (const socket of sockets) socket.resetAndDestroy();
+      },
       moveTo: (other) => {
         target = new URL(Redacted.value(other));
       },
