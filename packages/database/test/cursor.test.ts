@@ -36,6 +36,17 @@ describe("a cursor", () => {
     );
   });
 
+  it("has one spelling: with a character more it is refused", () => {
+    fc.assert(
+      fc.property(position, fc.nat(), fc.constantFrom(..."A0-_=%+/ \n."), (at, place, character) => {
+        const cursor = encodeCursor(at);
+        const i = place % (cursor.length + 1);
+        return Option.isNone(decodeCursor(cursor.slice(0, i) + character + cursor.slice(i)));
+      }),
+      campaign("spellings of cursors", 10_000, 1_000),
+    );
+  });
+
   it("is refused when it is any other text", () => {
     fc.assert(
       fc.property(fc.oneof(fc.string(), fc.base64String()), (text) => Option.isNone(decodeCursor(text))),

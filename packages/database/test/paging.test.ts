@@ -97,6 +97,25 @@ layer(TestDatabase, { excludeTestServices: true })("listPending and pagePending"
     }),
   );
 
+  it.effect("show letters of one moment in the order of their ids, whatever the plan", () =>
+    Effect.gen(function* () {
+      const sql = yield* SqlClient.SqlClient;
+      const appId = yield* newTenant;
+      const ids = Array.from({ length: 200 }, () => randomUUID());
+      yield* Client.tenant(appId)(
+        Effect.gen(function* () {
+          yield* sql`
+            INSERT INTO job_dlq (id, original_job_id, app_id, type, payload, error_reason, attempts, error_history, dlq_at)
+            SELECT id, id, ${appId}, 't', '{}', 'MaxRetries', 1, '[]', '2026-03-01T00:00:00Z' FROM unnest(${ids}::uuid[]) AS t (id)`;
+          for (const index of ["on", "off"]) {
+            yield* sql.unsafe(`SET LOCAL enable_indexscan = ${index}; SET LOCAL enable_bitmapscan = ${index}`);
+            assert.deepStrictEqual(yield* walk(7), [...ids].sort().reverse(), `with index scans ${index}`);
+          }
+        }),
+      );
+    }),
+  );
+
   it.effect("counter-test: a cursor cut to milliseconds skips rows", () =>
     Effect.gen(function* () {
       const db = yield* DatabaseService;
