@@ -16,6 +16,7 @@ import * as Redacted from "effect/Redacted";
 import * as Copy from "./copy.js";
 import { list } from "./list.js";
 import { document, told } from "./report.js";
+import * as Run from "./run.js";
 import * as Trial from "./trial.js";
 
 const given = () => {
@@ -44,7 +45,7 @@ const main = Effect.gen(function* () {
   const server = yield* Postgres.makeConfig();
   // Two at a time, each in a copy of its own: a test keeps one core busy.
   const copies = yield* Effect.all([Copy.scoped(root), Copy.scoped(root)]);
-  const places = copies.map((copy) => ({ copy, databaseUrl: Redacted.value(server.url) }));
+  const places = yield* Effect.forEach(copies, (copy) => Run.scoped(copy, Redacted.value(server.url)));
   yield* Console.log(`PostgreSQL ${server.version}; ${chosen.length} mutations. First the tests as they are:`);
   const red = yield* Trial.baseline(places, chosen);
   if (red.length > 0) {

@@ -1,103 +1,76 @@
-/** Runs tests in a copy of the work tree and reads what vitest says of each. */
-import { spawn } from "node:child_process";
-import { existsSync, readFileSync, rmSync } from "node:fs";
+/** Runs tests in a copy of the work tree, in a process that keeps vitest there: see `host.ts`. */
+import { type ChildProcess, spawn } from "node:child_process";
 import { join } from "node:path";
 import * as Effect from "effect/Effect";
-import * as S from "effect/Schema";
-import { patternOf, projectOf, type Test } from "./mutation.js";
+import type { Answer, Request } from "./host.js";
 
-const Report = S.parseJson(
-  S.Struct({
-    testResults: S.Array(
-      S.Struct({
-        message: S.String,
-        assertionResults: S.Array(
-          S.Struct({ title: S.String, fullName: S.String, status: S.String, failureMessages: S.Array(S.String) }),
-        ),
-      }),
-    ),
-  }),
-);
-const decodeReport = S.decodeUnknownSync(Report);
-
-export interface Outcome {
-  readonly passed: ReadonlyArray<string>;
-  /** Tests that failed by themselves; a file that cannot be loaded or a database that cannot be made fails none. */
-  readonly failed: ReadonlyArray<{ readonly title: string; readonly why: string }>;
-  /** What vitest said where no test has failed: for whoever has to find out why. */
-  readonly said: string;
-  readonly code: number | null;
+/** A copy of the work tree, and what runs tests in it. */
+export interface Place {
+  readonly copy: string;
+  readonly run: (request: Request) => Effect.Effect<Answer>;
 }
 
 /** Longer than any of these tests may take; a run that hangs beyond its tests' own bounds is ended. */
 const patienceMillis = 240_000;
 
-/** Runs the tests of one file whose titles contain one of these. */
-export const run = (
-  copy: string,
-  databaseUrl: string,
-  file: string,
-  titles: ReadonlyArray<string>,
-  isWhole: boolean,
-): Effect.Effect<Outcome> =>
-  Effect.async<Outcome>((resume) => {
-    const report = join(copy, "vitest-report.json");
-    rmSync(report, { force: true });
-    const test: Test = { file, title: "" };
-    const child = spawn(
-      process.execPath,
-      [
-        join(copy, "node_modules/vitest/vitest.mjs"),
-        "run",
-        ...["--config", "vitest.workspace.ts", "--project", projectOf(test)],
-        ...["--reporter", "json", "--outputFile", report],
-        ...(isWhole ? [] : ["--bail", "1"]),
-        ...["-t", patternOf(titles), file],
-      ],
+const endGroup = ({ pid }: ChildProcess) => {
+  if (pid === undefined) return;
+  try {
+    process.kill(-pid, "SIGKILL");
+  } catch {
+    // It has ended.
+  }
+};
+
+/** Ends with the scope, with all that its tests have started. */
+export const scoped = (copy: string, databaseUrl: string) =>
+  Effect.gen(function* () {
+    let host: ChildProcess | undefined;
+    let said = "";
+    const start = () => {
       // A group of its own: a worker that hangs goes with it.
-      {
+      const child = spawn(process.execPath, ["--import", "tsx", join(copy, "packages/trials/src/mutations/host.ts")], {
         cwd: copy,
         env: { ...process.env, DATABASE_URL: databaseUrl, NO_COLOR: "1" },
         detached: true,
-        stdio: ["ignore", "pipe", "pipe"],
-      },
-    );
-    let said = "";
-    for (const stream of [child.stdout, child.stderr]) {
-      stream.setEncoding("utf8").on("data", (text: string) => {
-        said = `${said}${text}`.slice(-20_000);
+        stdio: ["ignore", "pipe", "pipe", "ipc"],
       });
-    }
-    const endGroup = () => {
-      if (child.pid === undefined) return;
-      try {
-        process.kill(-child.pid, "SIGKILL");
-      } catch {
-        // It has ended.
+      for (const stream of [child.stdout, child.stderr]) {
+        stream?.setEncoding("utf8").on("data", (text: string) => {
+          said = `${said}${text}`.slice(-20_000);
+        });
       }
+      return child;
     };
-    const patience = setTimeout(endGroup, patienceMillis);
-    child.once("error", (error) => {
-      said += error.message;
-    });
-    child.once("close", (code) => {
-      clearTimeout(patience);
-      endGroup();
-      const results = existsSync(report) ? decodeReport(readFileSync(report, "utf8")).testResults : [];
-      const tests = results.flatMap(({ assertionResults }) => assertionResults);
-      resume(
-        Effect.succeed({
-          code,
-          passed: tests.filter(({ status }) => status === "passed").map(({ fullName }) => fullName),
-          failed: tests
-            .filter(({ status }) => status === "failed")
-            .map(({ failureMessages, title }) => ({ title, why: failureMessages[0]?.split("\n")[0] ?? "" })),
-          said: `${results.map(({ message }) => message).join("\n")}\n${said}`,
-        }),
-      );
-    });
-    return Effect.sync(() => {
-      clearTimeout(patience);
-      endGroup();
-    });
+    yield* Effect.addFinalizer(() => Effect.sync(() => host !== undefined && endGroup(host)));
+
+    const run = (request: Request) =>
+      Effect.async<Answer>((resume) => {
+        said = "";
+        host ??= start();
+        const child = host;
+        const end = (answer: Answer) => {
+          clearTimeout(patience);
+          child.removeAllListeners();
+          resume(Effect.succeed(answer));
+        };
+        const give = (why: string) => {
+          endGroup(child);
+          host = undefined;
+          end({ passed: [], failed: [], said: `${why}\n${said}` });
+        };
+        const patience = setTimeout(() => give("It did not end"), patienceMillis);
+        child.once("message", (answer) => {
+          const { failed, passed, said: why } = answer as Answer;
+          end({ failed, passed, said: `${why}\n${said}` });
+        });
+        child.once("exit", (code) => give(`It ended with ${code}`));
+        child.once("error", (error) => give(error.message));
+        child.send(request);
+        return Effect.sync(() => {
+          clearTimeout(patience);
+          endGroup(child);
+        });
+      });
+    return { copy, run } satisfies Place;
   });

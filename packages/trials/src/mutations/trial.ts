@@ -4,14 +4,9 @@ import { join } from "node:path";
 import * as Arr from "effect/Array";
 import * as Console from "effect/Console";
 import * as Effect from "effect/Effect";
-import { type Mutation, mutated } from "./mutation.js";
-import { type Outcome, run } from "./run.js";
-
-/** A copy of the work tree, and the server whose databases its tests make. */
-export interface Place {
-  readonly copy: string;
-  readonly databaseUrl: string;
-}
+import type { Answer } from "./host.js";
+import { type Mutation, mutated, patternOf } from "./mutation.js";
+import type { Place } from "./run.js";
 
 /** `no answer`: no test failed by itself, so nothing was proven; the mutation broke the building and not the behaviour. */
 export interface Result {
@@ -52,10 +47,15 @@ const shared = <A, B>(
 export const baseline = (places: ReadonlyArray<Place>, mutations: ReadonlyArray<Mutation>) =>
   Effect.gen(function* () {
     const byFile = Object.entries(Arr.groupBy(mutations, ({ test }) => test.file));
-    const found = yield* shared(places, byFile, ({ copy, databaseUrl }, [file, all]) =>
+    const found = yield* shared(places, byFile, ({ run }, [file, all]) =>
       Effect.gen(function* () {
         const titles = [...new Set(all.map(({ test }) => test.title))];
-        const { failed, passed, said } = yield* run(copy, databaseUrl, file, titles, true);
+        const { failed, passed, said } = yield* run({
+          file,
+          pattern: patternOf(titles),
+          changed: [],
+          isFresh: false,
+        });
         yield* Console.log(`${failed.length === 0 ? "green" : "RED"}  ${file}, ${passed.length} tests`);
         return titles.flatMap((title) => {
           const red = failed.find((_) => _.title.includes(title));
@@ -69,15 +69,18 @@ export const baseline = (places: ReadonlyArray<Place>, mutations: ReadonlyArray<
     return found.flat();
   });
 
-const verdictOf = ({ code, failed, passed, said }: Outcome): Pick<Result, "verdict" | "by" | "said"> => {
+const verdictOf = ({ failed, passed, said }: Answer): Pick<Result, "verdict" | "by" | "said"> => {
   const [first] = failed;
-  if (first !== undefined && code !== 0) return { verdict: "killed", by: first.title, said: first.why };
-  return passed.length > 0 && code === 0
+  if (first !== undefined) return { verdict: "killed", by: first.title, said: first.why };
+  return passed.length > 0
     ? { verdict: "survived", by: "", said: "its test passed" }
     : { verdict: "no answer", by: "", said };
 };
 
-/** Makes each mutation, runs its test, and takes it back. */
+/** The databases of the tests are made of these, once for all of them. */
+const isOfTemplate = ({ file }: Mutation) => file.startsWith("packages/database/migrations/");
+
+/** Makes each mutation, runs its test, and takes it back. Tells of each. */
 export const each = (
   places: ReadonlyArray<Place>,
   mutations: ReadonlyArray<Mutation>,
@@ -85,24 +88,37 @@ export const each = (
 ) =>
   Effect.gen(function* () {
     let done = 0;
-    return yield* shared(places, mutations, ({ copy, databaseUrl }, mutation) => {
-      const path = join(copy, mutation.file);
+    /** What was taken back in a copy, and is not known to its vitest yet. */
+    const before = new Map<Place, Mutation>();
+    return yield* shared(places, mutations, (place, mutation) => {
+      const path = join(place.copy, mutation.file);
+      const last = before.get(place);
       const broken = Effect.acquireUseRelease(
         Effect.sync(() => {
           const text = readFileSync(path, "utf8");
           writeFileSync(path, mutated(mutation, text));
           return text;
         }),
-        () => run(copy, databaseUrl, mutation.test.file, [mutation.test.title], false),
-        (text) => Effect.sync(() => writeFileSync(path, text)),
+        () =>
+          place.run({
+            file: mutation.test.file,
+            pattern: patternOf([mutation.test.title]),
+            changed: [...(last === undefined ? [] : [last.file]), mutation.file],
+            isFresh: isOfTemplate(mutation) || (last !== undefined && isOfTemplate(last)),
+          }),
+        (text) =>
+          Effect.sync(() => {
+            writeFileSync(path, text);
+            before.set(place, mutation);
+          }),
       );
       return Effect.gen(function* () {
         const began = performance.now();
         const found = verdictOf(yield* broken);
         const result: Result = { mutation, ...found, seconds: (performance.now() - began) / 1000 };
-        const place = `${String(++done).padStart(String(mutations.length).length)}/${mutations.length}`;
+        const at = `${String(++done).padStart(String(mutations.length).length)}/${mutations.length}`;
         const what = result.verdict === "killed" ? "killed  " : result.verdict.toUpperCase();
-        yield* Console.log(`${place}  ${result.seconds.toFixed(1).padStart(5)} s  ${what}  ${mutation.name}`);
+        yield* Console.log(`${at}  ${result.seconds.toFixed(1).padStart(5)} s  ${what}  ${mutation.name}`);
         tell(result);
         return result;
       });

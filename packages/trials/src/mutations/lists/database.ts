@@ -159,7 +159,7 @@ export const reposList: ReadonlyArray<Mutation> = [
     "rescue: the lost runner's fence holds",
     "locked_by = NULL, locked_until = NULL, fence = nextval('job_fence'),\n            error_history",
     "locked_by = NULL, locked_until = NULL,\n            error_history",
-    rescue("fences the lost runner, should it come back, before and after another has the job"),
+    rescue("sends jobs of lost runners back, or dead-letters those on their last attempt, and says how many"),
   ),
   repos(
     "rescue: without end",
@@ -203,7 +203,7 @@ export const reposList: ReadonlyArray<Mutation> = [
     "insertMany: several statements are not one transaction",
     "chunks.length > 1 ? withTransaction(sql)(all) : all",
     "all",
-    letters("insertMany stores all or none, also over several statements"),
+    jobs("enqueueMany stores all or none, also over several statements"),
   ),
   repos(
     "insert: error texts as they are",
@@ -362,16 +362,10 @@ export const clientList: ReadonlyArray<Mutation> = [
     trip("through insert, insertMany, enqueue, enqueueMany, dead-lettering and replay"),
   ),
   clientFile(
-    "keys inside payloads are renamed",
-    "transformJson: false",
-    "transformJson: true",
-    client("gives json and jsonb as their text, unparsed and with their keys, and other types as the driver does"),
-  ),
-  clientFile(
     "the driver's withTransaction",
     ".pipe(Effect.map((client) => Object.assign(client, { withTransaction: withTransaction(client) })))",
     "",
-    scopes("is the client's own too, and lets scopes side by side in one transaction keep their tenants apart"),
+    scopes("runs nested transactions one after the other: none loses what another rolled back"),
   ),
   clientFile(
     "verify-full verifies nothing",
@@ -460,7 +454,7 @@ export const inputList: ReadonlyArray<Mutation> = [
     "a duration that never ends",
     "Option.filter(millis, Number.isFinite)",
     "millis",
-    jobs("refuses limits, leases and runners that are none"),
+    testsOf("database/test/job-dlq/replay.test.ts")("refuses an infinite delay, and says so"),
   ),
   argumentsFile(
     "a payload that jsonb cannot keep",
@@ -471,16 +465,10 @@ export const inputList: ReadonlyArray<Mutation> = [
     ),
   ),
   cursor(
-    "a cursor that was tampered with",
-    "|| sum !== check(`1~${at}~${id}`)",
-    "",
-    cursors("is refused when any of its characters is another"),
-  ),
-  cursor(
     "a cursor of several spellings",
     "return encodeCursor({ at, id }) === cursor ? Option.some({ at, id }) : Option.none();",
     "return Option.some({ at, id });",
-    cursors("is refused when any of its characters is another"),
+    cursors("has one spelling: with a character more it is refused"),
   ),
   place(
     "a cursor cut to milliseconds",
@@ -504,7 +492,7 @@ export const inputList: ReadonlyArray<Mutation> = [
     "pages without a total order",
     "ORDER BY d.dlq_at DESC, d.id DESC",
     "ORDER BY d.dlq_at DESC",
-    paging("visit every row once, whatever the microseconds, the ties and the page size"),
+    paging("show letters of one moment in the order of their ids, whatever the plan"),
   ),
   page(
     "a cursor that is none begins anew",
