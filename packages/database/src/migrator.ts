@@ -82,6 +82,16 @@ export class ServerTooOld extends S.TaggedError<ServerTooOld>()("ServerTooOld", 
   }
 }
 
+/** The schema is older than the code that is to work on it. Nothing was changed. */
+export class SchemaTooOld extends S.TaggedError<SchemaTooOld>()("SchemaTooOld", {
+  /** The first migration that was not applied, as far as it shows. */
+  missing: S.String,
+}) {
+  override get message() {
+    return `The schema of the database is older than this release: migration ${this.missing} was not applied. Run portal-db migrate of this release first, with the login that migrates; older runners go on meanwhile.`;
+  }
+}
+
 /** The login may not do what migrating takes. `remedy` is the SQL that an administrator must run, once. */
 export class RoleRightsMissing extends S.TaggedError<RoleRightsMissing>()("RoleRightsMissing", {
   login: S.String,
@@ -358,6 +368,36 @@ export const status = (
     yield* requireServer(sql);
     return yield* readLedger(sql, known);
   }).pipe(Effect.mapError(asMigratorError), Effect.withSpan("Migrator.status"));
+
+/**
+ * What shows that a migration was applied, to a login that may not read the ledger: a column that it made. Only those that this
+ * release's statements cannot do without; a later one makes them faster.
+ */
+const marks: ReadonlyArray<readonly [id: number, table: string, column: string]> = [
+  [1, "jobs", "fence"],
+  [2, "job_dlq", "replayed_at"],
+  [3, "job_dlq_events", "undoes"],
+  [4, "job_dlq", "fingerprint"],
+  [7, "jobs", "in_company"],
+];
+
+/** Fails when the schema lacks what this release's code works on. One that is newer is as good. Any login may ask. */
+export const requireSchema: Effect.Effect<void, SchemaTooOld | SqlError, SqlClient.SqlClient> = Effect.gen(
+  function* () {
+    const sql = yield* SqlClient.SqlClient;
+    const found = yield* sql`
+      SELECT m.id FROM unnest(${marks.map(([id]) => id)}::int[], ${marks.map(([, table]) => table)}::text[],
+        ${marks.map(([, , column]) => column)}::text[]) AS m (id, relation, attribute)
+      WHERE EXISTS (
+        SELECT FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'public' AND c.relname = m.relation AND a.attname = m.attribute AND NOT a.attisdropped)`;
+    const applied = new Set((yield* Effect.orDie(decodeMarks(found))).map(({ id }) => id));
+    const missing = marks.find(([id]) => !applied.has(id));
+    const migration = catalogue.find(({ id }) => id === missing?.[0]);
+    if (migration !== undefined) return yield* new SchemaTooOld({ missing: fileName(migration) });
+  },
+);
+const decodeMarks = S.decodeUnknown(S.Array(S.Struct({ id: S.Int })));
 
 /** Migrates while the application's layers are built. For one process and for tests; a deploy runs `portal-db migrate`. */
 export const layer: Layer.Layer<never, MigratorError, SqlClient.SqlClient> = Layer.effectDiscard(run());

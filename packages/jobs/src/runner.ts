@@ -18,6 +18,7 @@ import * as NodeClusterSocket from "@effect/platform-node/NodeClusterSocket";
 import type * as SqlClient from "@effect/sql/SqlClient";
 import type { SqlError } from "@effect/sql/SqlError";
 import * as PgClient from "@effect/sql-pg/PgClient";
+import * as Migrator from "@parametric-portal/database/migrator";
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as FiberRef from "effect/FiberRef";
@@ -65,10 +66,10 @@ export const nameOf = (given: string | undefined) =>
       )
     : Effect.succeed(given);
 
-/** The runner's pool has the address of the client that the handlers use. */
+/** The runner's pool has the address of the client that the handlers use. It is opened on a schema that its statements know. */
 const layerEngine = (connections: number | undefined) =>
   Layer.unwrapEffect(
-    Effect.map(PgClient.PgClient, ({ config }) =>
+    Effect.map(Effect.zipRight(Migrator.requireSchema, PgClient.PgClient), ({ config }) =>
       JobStoreSql.layerEngine({
         ...config,
         applicationName: "parametric-portal runner",
@@ -82,7 +83,7 @@ const layerOf = <E, R, E2, R2>(
   cluster: Layer.Layer<Sharding.Sharding, E2, R2>,
 ): Layer.Layer<
   Worker,
-  E | E2 | SqlError,
+  E | E2 | SqlError | Migrator.SchemaTooOld,
   Exclude<R, JobHandlers> | Exclude<R2, JobStoreSql.EngineClient> | SqlClient.SqlClient | PgClient.PgClient
 > => {
   const lease = options.lease ?? defaultLease;
@@ -132,7 +133,7 @@ export const layerCluster = <E, R>(
   options: ClusterOptions<E, R>,
 ): Layer.Layer<
   Worker,
-  E | SqlError | SocketServerError,
+  E | SqlError | Migrator.SchemaTooOld | SocketServerError,
   Exclude<R, JobHandlers> | SqlClient.SqlClient | PgClient.PgClient
 > => {
   const shardExpiry = Duration.decode(options.shardExpiry ?? "5 seconds");

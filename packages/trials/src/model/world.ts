@@ -88,12 +88,12 @@ export const jobState = (world: World, id: string) => world.jobs.get(id)?.status
 export const letterState = (world: World, id: string) => {
   const letter = world.letters.get(id);
   if (letter !== undefined) return letter.isReplayed ? "replayed" : "pending";
-  if (world.erased.has(id)) return "erased";
-  if (world.replayed.has(id)) return "none";
+  if (world.replayed.has(id) && !world.erased.has(id)) return "none";
+  // The ledger may name one as erased that was in the table by an import: what it holds of it counts.
   const [copy] = [...world.copies.values()]
-    .filter((_) => _.letter === id && !_.isUndone)
+    .filter((_) => _.letter === id && !_.isUndone && _.entry !== undefined)
     .sort((a, b) => (a.id < b.id ? 1 : -1));
-  return copy?.kind ?? "none";
+  return copy?.kind ?? (world.erased.has(id) ? "erased" : "none");
 };
 
 // --- changes -----------------------------------------------------------------
