@@ -246,7 +246,10 @@ const claim =
         }
         return {
           outcome: jobs.map(({ id }) => name(trial, id, "job")).join(", ") || "nothing",
-          steps: () => jobs.map(({ attempts, fence, id }) => World.claimed(scope, id, fence, attempts, isLost)),
+          steps: () =>
+            jobs.map(({ attempts, fence, id }) =>
+              World.claimed(scope, id, fence, attempts, isLost, !trial.fences.has(fence)),
+            ),
           missed: ({ jobs: all }) => {
             const due = [...all.values()].filter((_) => World.sees(scope, _) && _.status === "pending").length;
             return jobs.length === Math.min(limit, due) ? undefined : `${due} jobs were due`;

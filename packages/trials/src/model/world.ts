@@ -157,11 +157,12 @@ export const duplicate =
     return only(holder !== undefined && holder.app === app && holder.key === key && !isEnded(holder), world);
   };
 
+/** `isNew`: no job had this fence before. */
 export const claimed =
-  (scope: Scope, id: string, fence: bigint, attempts: number, isLost: boolean): Step =>
+  (scope: Scope, id: string, fence: bigint, attempts: number, isLost: boolean, isNew: boolean): Step =>
   (world) => {
     const job = jobOf(world, scope, id);
-    if (job?.status !== "pending" || attempts !== job.attempts + 1) return none;
+    if (job?.status !== "pending" || attempts !== job.attempts + 1 || !isNew) return none;
     return one(withJob(world, { ...job, status: "processing", attempts, fence, isLost }));
   };
 
