@@ -275,8 +275,11 @@ const noticeOf = (on: Parameters<(typeof JobStore)["Service"]["listen"]>[0]) => 
   return on.due(payload.split(",").map(Number));
 };
 
-/** The repositories on the runner's own pool, in the system role. */
-export const layerDatabase: Layer.Layer<DatabaseService, never, EngineClient> = DatabaseService.layer.pipe(
+/**
+ * The repositories on the runner's own pool, in the system role. Fresh: a layer is built once, and who has built the service on the
+ * application's client, as the command does, would give the runner that one, which may do nothing outside a scope.
+ */
+export const layerDatabase: Layer.Layer<DatabaseService, never, EngineClient> = Layer.fresh(DatabaseService.layer).pipe(
   Layer.provide(
     Layer.effectContext(
       Effect.map(EngineClient, (engine) =>

@@ -1,13 +1,14 @@
 import { createServer, type Server } from "node:http";
+import * as SqlClient from "@effect/sql/SqlClient";
 import { assert, layer } from "@effect/vitest";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
-import { newTenant, TestDatabase, TestUrl } from "../../database/test/support/database.js";
+import { newLogin, newTenant, TestDatabase, TestUrl } from "../../database/test/support/database.js";
 import { freePort, withUrl } from "../../database/test/support/process.js";
 import * as JobStoreSql from "../src/job-store-sql.js";
 import * as Jobs from "../src/jobs.js";
-import { Endless, Failing, Fine } from "./support/kinds.js";
+import { Again, Endless, Failing, Fine } from "./support/kinds.js";
 import { answers, ask, beside, runRunner, startRunner } from "./support/process.js";
 import { parse, sum } from "./support/scrape.js";
 
@@ -100,6 +101,30 @@ layer(TestJobs, { excludeTestServices: true, timeout: "120 seconds" })("the comm
       assert.strictEqual(yield* endsAs(endless.jobId, "pending"), "pending");
       yield* Jobs.cancel(endless.jobId);
     }),
+  );
+
+  it.scoped(
+    "works as a login that owns nothing and inherits nothing: runs, retries, and takes over from who vanished",
+    () =>
+      Effect.gen(function* () {
+        const sql = yield* SqlClient.SqlClient;
+        const url = yield* newLogin("parametric_tenant, parametric_system");
+        const appId = yield* newTenant;
+        const lost = yield* Jobs.submit(Fine, { n: 1 }, { appId });
+        yield* sql`
+        UPDATE jobs SET status = 'processing', attempts = 1, started_at = now(), locked_by = 'vanished', locked_until = now() - interval '1 minute'
+        WHERE id = ${lost.jobId}`;
+        const healthPort = yield* freePort;
+        const runner = yield* startRunner([handlers, "--single", "--health-port", `${healthPort}`], withUrl(url));
+        yield* answers(healthPort, "/ready", 200);
+        const again = yield* Jobs.submit(Again, { n: 1 }, { appId });
+        yield* endsAs(again.jobId, "dead");
+        yield* endsAs(lost.jobId, "completed");
+        yield* runner.kill("SIGTERM");
+        const { code, stderr } = yield* runner.ended;
+        assert.strictEqual(code, 0, stderr);
+        assert.notInclude(stderr, "permission denied");
+      }),
   );
 
   it.scoped("is not ready and still alive while running jobs have their grace", () =>
