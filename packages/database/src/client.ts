@@ -7,7 +7,7 @@
  */
 import * as Reactivity from "@effect/experimental/Reactivity";
 import * as SqlClient from "@effect/sql/SqlClient";
-import type { SqlError } from "@effect/sql/SqlError";
+import { SqlError } from "@effect/sql/SqlError";
 import * as PgClient from "@effect/sql-pg/PgClient";
 import * as Config from "effect/Config";
 import * as ConfigError from "effect/ConfigError";
@@ -99,9 +99,18 @@ const remembered = (transform: (name: string) => string) => {
   };
 };
 
-const make = (given: Options) => {
-  const options = given.role === undefined ? given : withRole(given);
-  return PgClient.make({
+// What URL throws has the address in it, with its password.
+const unusable = () =>
+  new SqlError({ cause: new Error("the database's address is no URL"), message: "PgClient: Failed to connect" });
+
+const make = (given: Options) =>
+  Effect.flatMap(
+    given.role === undefined ? Effect.succeed(given) : Effect.try({ try: () => withRole(given), catch: unusable }),
+    connect,
+  );
+
+const connect = (options: Options) =>
+  PgClient.make({
     ...options,
     applicationName: options.applicationName ?? "parametric-portal",
     connectTimeout: options.connectTimeout ?? "5 seconds",
@@ -111,7 +120,6 @@ const make = (given: Options) => {
     transformResultNames: remembered(Str.snakeToCamel),
     transformJson: false,
   }).pipe(Effect.map((client) => Object.assign(client, { withTransaction: withTransaction(client) })));
-};
 
 const toContext = (client: PgClient.PgClient) =>
   Context.make(PgClient.PgClient, client).pipe(Context.add(SqlClient.SqlClient, client));

@@ -261,8 +261,11 @@ layer(TestDatabase, { excludeTestServices: true })("client", (it) => {
           { PGHOST: "127.0.0.1", PGPORT: "nonsense", PGPASSWORD: canary },
           { PGHOST: "127.0.0.1", PGSSLMODE: "nonsense", PGPASSWORD: canary },
         ];
-        for (const [i, environment] of failing.entries()) {
-          const exit = yield* Effect.exit(through(environment, connectedTo, { connectTimeout: "500 millis" }));
+        // With a role the address is taken apart here, without one by the driver.
+        const roles = [undefined, "parametric_system"] as const;
+        const ways = failing.flatMap((environment) => roles.map((role) => ({ environment, role })));
+        for (const [i, { environment, role }] of ways.entries()) {
+          const exit = yield* Effect.exit(through(environment, connectedTo, { role, connectTimeout: "500 millis" }));
           assert.isTrue(Exit.isFailure(exit), `address ${i} works`);
           const cause = Exit.isFailure(exit) ? exit.cause : Cause.empty;
           const logged: Array<string> = [];
