@@ -13,6 +13,23 @@ export interface NotStorable {
 /** Deeper values overflow the stack of the encoder and of the database's parser. */
 export const maxDepth = 1000;
 
+/** How deep the lists and objects of a JSON text are nested; of any other text, some number. */
+export const depthOf = (text: string): number => {
+  let depth = 0;
+  let deepest = 0;
+  let isInString = false;
+  for (let i = 0; i < text.length; i++) {
+    const character = text[i];
+    if (isInString) {
+      if (character === "\\") i++;
+      else if (character === '"') isInString = false;
+    } else if (character === '"') isInString = true;
+    else if (character === "[" || character === "{") deepest = Math.max(deepest, ++depth);
+    else if (character === "]" || character === "}") depth--;
+  }
+  return deepest;
+};
+
 const identifier = /^[A-Za-z_$][\w$]*$/;
 const child = (path: string, key: string) =>
   identifier.test(key) ? `${path}.${key}` : `${path}[${JSON.stringify(key)}]`;

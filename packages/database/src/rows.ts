@@ -8,10 +8,11 @@ import * as Arr from "effect/Array";
 import * as Effect from "effect/Effect";
 import * as Either from "effect/Either";
 import * as Option from "effect/Option";
-import * as ParseResult from "effect/ParseResult";
+import type * as ParseResult from "effect/ParseResult";
 import * as S from "effect/Schema";
 import * as AST from "effect/SchemaAST";
 import { BadRow, InvalidInput } from "./errors.js";
+import { firstIssue } from "./issue.js";
 import { notStorable, textProblem } from "./json.js";
 
 // --- out ---------------------------------------------------------------------
@@ -22,8 +23,8 @@ interface WithId {
 
 // The path and the expectation; never the value, which may be somebody's data.
 const where = (error: ParseResult.ParseError) => {
-  const [issue] = ParseResult.ArrayFormatter.formatErrorSync(error);
-  return issue === undefined ? "the row" : issue.path.length === 0 ? "the row" : issue.path.map(String).join(".");
+  const { path } = firstIssue(error);
+  return path.length === 0 ? "the row" : path.map(String).join(".");
 };
 
 /**
@@ -109,12 +110,12 @@ const badText = (operation: string, field: string, value: unknown): InvalidInput
 };
 
 const notEncodable = (operation: string, field: string) => (error: ParseResult.ParseError) => {
-  const [issue] = ParseResult.ArrayFormatter.formatErrorSync(error);
-  const path = [...(field === "" ? [] : [field]), ...(issue?.path ?? [])].map(String).join(".");
+  const issue = firstIssue(error);
+  const path = [...(field === "" ? [] : [field]), ...issue.path].map(String).join(".");
   return new InvalidInput({
     operation,
     field: path === "" ? "input" : path,
-    problem: `is not valid: ${issue?.message ?? error.message}`,
+    problem: `is not valid: ${issue.message}`,
   });
 };
 

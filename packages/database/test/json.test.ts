@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest";
 import * as fc from "effect/FastCheck";
 import * as Option from "effect/Option";
-import { maxDepth, notStorable } from "../src/json.js";
+import { depthOf, maxDepth, notStorable } from "../src/json.js";
 import { campaign } from "./support/campaign.js";
 
 const nested = (depth: number): unknown => {
@@ -77,6 +77,20 @@ describe("what jsonb cannot keep is refused with its path", () => {
       assert.strictEqual(found.path, path);
       assert.match(found.problem, problem);
     });
+  }
+});
+
+it("the depth of a JSON text counts lists and objects, and none that stand in a text", () => {
+  for (const [text, depth] of [
+    ["1", 0],
+    ["[]", 1],
+    ['{"a":[{"b":[]}],"c":[]}', 4],
+    ['"[[[["', 0],
+    ['["\\"[[", {}]', 2],
+    ['["\\\\", [[]]]', 3],
+    [JSON.stringify(nested(500)), 500],
+  ] as const) {
+    assert.strictEqual(depthOf(text), depth, text.slice(0, 100));
   }
 });
 

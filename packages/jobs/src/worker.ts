@@ -11,6 +11,7 @@
 import type { SqlError } from "@effect/sql/SqlError";
 import { boundText, errorText } from "@parametric-portal/database/error-text";
 import { InvalidInput } from "@parametric-portal/database/errors";
+import { firstIssue } from "@parametric-portal/database/issue";
 import { notStorable } from "@parametric-portal/database/json";
 import { classify, databaseError } from "@parametric-portal/database/sql-state";
 import * as Cause from "effect/Cause";
@@ -25,7 +26,7 @@ import * as Exit from "effect/Exit";
 import type * as Fiber from "effect/Fiber";
 import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
-import { ArrayFormatter, type ParseError } from "effect/ParseResult";
+import type { ParseError } from "effect/ParseResult";
 import * as Random from "effect/Random";
 import * as Runtime from "effect/Runtime";
 import * as Schedule from "effect/Schedule";
@@ -118,9 +119,9 @@ type Ended = Held & {
 
 /** Where a payload is not what it should be, in one line: that is what lists show and groups go by. */
 const misfit = (error: ParseError) => {
-  const [issue] = ArrayFormatter.formatErrorSync(error);
-  const path = issue?.path.map(String).join(".") ?? "";
-  const problem = issue?.message ?? error.message;
+  const issue = firstIssue(error);
+  const path = issue.path.map(String).join(".");
+  const problem = issue.message;
   // It quotes the value, which may be as long as a payload.
   return `${path === "" ? "" : ` at ${path}`}: ${problem.length > 500 ? `${problem.slice(0, 500)}…` : problem}`;
 };

@@ -176,6 +176,40 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the AP
     }),
   );
 
+  it.scoped("answers bodies and lines that are nested too deep as any other that does not fit", () =>
+    Effect.gen(function* () {
+      const { port, tokenOf } = yield* filled;
+      const token = tokenOf("admin");
+      const deep = "[".repeat(20_000) + "]".repeat(20_000);
+      const bodies = {
+        replay: `{"filter":{"type":${deep}}}`,
+        discard: `{"filter":${deep},"reason":"x"}`,
+        restore: deep,
+        purge: `{"olderThanDays":${deep}}`,
+        retain: `{"unknown":${deep}}`,
+        erase: `{"filter":{"payload":${deep}}}`,
+      };
+      for (const [path, raw] of Object.entries(bodies)) {
+        const answer = yield* ask(port, `/api/v1/${path}`, { raw, token });
+        assert.deepStrictEqual([answer.status, answer.type], [400, "application/problem+json"], path);
+      }
+      const inUrl = "[".repeat(6000) + "]".repeat(6000);
+      for (const path of ["letters", "preview", "groups"]) {
+        assert.strictEqual((yield* ask(port, `/api/v1/${path}?payload=${inUrl}`, { token })).status, 400, path);
+      }
+      const line = JSON.stringify({ ...letter(tokenOf("admin")), id: randomUUID() }).replace(
+        /"attempts":3/u,
+        `"attempts":${deep}`,
+      );
+      const imported = yield* ask(port, "/api/v1/import", {
+        raw: `${line}\n`,
+        token,
+        headers: { "content-type": "application/x-ndjson" },
+      });
+      assert.deepInclude(imported.body, { lines: 1, refused: 1 });
+    }),
+  );
+
   it.scoped("exports what an import takes in again: exact, once, and of the token's tenant only", () =>
     Effect.gen(function* () {
       const { db, dead, foreign, mine, port, theirs, tokenOf } = yield* filled;

@@ -10,9 +10,9 @@ import type * as SqlClient from "@effect/sql/SqlClient";
 import type { Fragment } from "@effect/sql/Statement";
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
-import * as ParseResult from "effect/ParseResult";
 import * as S from "effect/Schema";
 import { InvalidInput } from "../errors.js";
+import { firstIssue } from "../issue.js";
 import { notStorable, textProblem } from "../json.js";
 
 const optional = <A, I>(schema: S.Schema<A, I>) => S.optionalWith(schema, { exact: true });
@@ -77,9 +77,9 @@ const validate = S.validate(JobDlqFilter, { onExcessProperty: "error", errors: "
 /** The filter as it is, or `InvalidInput` that names its field. */
 export const checkFilter = (operation: string, filter: JobDlqFilter): Effect.Effect<JobDlqFilter, InvalidInput> =>
   Effect.mapError(validate(filter), (error) => {
-    const [issue] = ParseResult.ArrayFormatter.formatErrorSync(error);
-    const path = ["filter", ...(issue?.path ?? [])].map(String).join(".");
-    return new InvalidInput({ operation, field: path, problem: `is not valid: ${issue?.message ?? error.message}` });
+    const issue = firstIssue(error);
+    const path = ["filter", ...issue.path].map(String).join(".");
+    return new InvalidInput({ operation, field: path, problem: `is not valid: ${issue.message}` });
   });
 
 const isNarrow = ({ state, ...conditions }: JobDlqFilter) => Object.keys(conditions).length > 0;

@@ -11,10 +11,10 @@ import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
 import * as Either from "effect/Either";
 import * as Option from "effect/Option";
-import * as ParseResult from "effect/ParseResult";
 import * as S from "effect/Schema";
 import * as Stream from "effect/Stream";
 import { actorOf, wholeOf } from "../arguments.js";
+import { firstIssue } from "../issue.js";
 import { notStorable } from "../json.js";
 import { type QueryError, refused } from "../refusal.js";
 import { classify, databaseError } from "../sql-state.js";
@@ -342,12 +342,12 @@ const readLine = (line: Line, longest: number): Fit | ImportProblem => {
   return Either.match(decodeFields(value), {
     onRight: ({ id }): Fit | ImportProblem => ({ _tag: "Fit", number, id, text: line.text }),
     onLeft: (error) => {
-      const [issue] = ParseResult.ArrayFormatter.formatErrorSync(error);
-      const field = String(issue?.path[0] ?? "").slice(0, 100);
+      const issue = firstIssue(error);
+      const field = String(issue.path[0] ?? "").slice(0, 100);
       const what =
-        issue?._tag === "Unexpected"
+        issue._tag === "Unexpected"
           ? "is no field of a dead letter"
-          : issue?._tag === "Missing"
+          : issue._tag === "Missing"
             ? "is missing"
             : `must be ${expected[field]}`;
       return new ImportProblem({ line: number, reason: "does not fit", problem: `does not fit: ${field} ${what}` });

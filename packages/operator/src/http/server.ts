@@ -14,6 +14,7 @@ import * as HttpServerRequest from "@effect/platform/HttpServerRequest";
 import * as HttpServerResponse from "@effect/platform/HttpServerResponse";
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer";
 import type * as SqlClient from "@effect/sql/SqlClient";
+import { depthOf, maxDepth } from "@parametric-portal/database/json";
 import type { DatabaseService } from "@parametric-portal/database/repos";
 import * as Effect from "effect/Effect";
 import * as FiberRef from "effect/FiberRef";
@@ -93,6 +94,9 @@ const problemResponse = (status: number, title: string, detail: string) =>
     { status, contentType: "application/problem+json" },
   );
 
+/** A payload as deep as it may be, in a filter in a body. What is deeper overflows the stack of whatever says that it does not fit. */
+const mostDepth = maxDepth + 2;
+
 const headers = {
   "cache-control": "no-store",
   "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
@@ -132,6 +136,19 @@ const guarded = (isLocal: boolean, maxBodyBytes: number, pages: Pages.Pages | un
             `A body may have ${maxBodyBytes} bytes, and this one has ${length}.`,
           );
         }
+      }
+      if (request.method === "POST" && request.url !== "/api/v1/import") {
+        // Read once, and kept for the handler. What cannot be read is told there.
+        const body = yield* request.text.pipe(
+          Effect.provideService(HttpServerRequest.MaxBodySize, Option.some(FileSystem.Size(maxBodyBytes))),
+          Effect.orElseSucceed(() => ""),
+        );
+        if (depthOf(body) > mostDepth)
+          return problemResponse(
+            400,
+            "Bad Request",
+            `A body may be nested ${mostDepth} levels deep, and this one is deeper.`,
+          );
       }
       // Every browser asks for it, and there is none.
       if (request.url === "/favicon.ico") return HttpServerResponse.empty();
