@@ -128,13 +128,13 @@ export const make: Make = (url) =>
     let letters = 0;
     const pure: Target<Made> = {
       name: "error texts: rendered",
-      share: 12_000,
+      share: 17_900,
       cases: error,
       outcome: (one) => Effect.sync(() => judged(one.make())),
     };
     const stored: Target<Case> = {
       name: "error texts: stored",
-      share: 2000,
+      share: 1200,
       cases: fc.record({ way: fc.constantFrom(...ways), error }),
       outcome: ({ error: { make }, way }) =>
         provide(
@@ -171,7 +171,7 @@ export const make: Make = (url) =>
     };
     const histories: Target<unknown> = {
       name: "error texts: histories",
-      share: 1800,
+      share: 800,
       cases: fc.oneof(
         fc.array(fc.record({ error: text, timestamp: fc.integer() }), { maxLength: 120 }),
         fc.array(fc.record({ error: fc.oneof(text, json), timestamp: fc.oneof(fc.double(), json) }), { maxLength: 5 }),

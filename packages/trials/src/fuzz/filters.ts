@@ -8,7 +8,7 @@ import * as Either from "effect/Either";
 import * as fc from "effect/FastCheck";
 import * as S from "effect/Schema";
 import * as Stream from "effect/Stream";
-import { anything, few, mostly, number, text } from "./nasty.js";
+import { anything, few, mostly, number, rarely, text } from "./nasty.js";
 import { balanced, fill, open, type Site, untyped } from "./site.js";
 import { answer, type Make, type Target } from "./target.js";
 
@@ -23,7 +23,11 @@ interface Case {
   readonly operation: (typeof operations)[number];
   readonly isSystem: boolean;
   readonly options: Readonly<Record<string, unknown>>;
+  /** How deep the first condition is nested instead. */
+  readonly depth: number | undefined;
 }
+
+const nested = (depth: number): unknown => JSON.parse("[".repeat(depth) + "]".repeat(depth));
 
 const uuid = fc.oneof(fc.uuid(), text);
 const time = fc.oneof(
@@ -63,11 +67,12 @@ const cases: fc.Arbitrary<Case> = fc.record({
   isJson: fc.boolean(),
   operation: fc.constantFrom(...operations),
   isSystem: fc.boolean(),
+  depth: rarely(fc.constantFrom(1000, 1001, 3000, 20_000)),
   options: fc.record(
     {
       limit: mostly(fc.integer({ min: 1, max: 1000 }), number),
       most: mostly(fc.integer({ min: 1, max: 1_000_000 }), number),
-      by: mostly(fc.constantFrom("type", "reason", "tenant", "hour"), text),
+      by: mostly(fc.constantFrom("type", "reason", "tenant", "hour")),
     },
     { requiredKeys: [] },
   ),
@@ -103,7 +108,8 @@ export const make: Make = (url) =>
     const site = yield* open(url);
     const inserted = yield* fill(site, 60);
     const outcome = (one: Case) => {
-      let filter: unknown = one.filter;
+      const [name = "type"] = Object.keys(one.filter);
+      let filter: unknown = one.depth === undefined ? one.filter : { ...one.filter, [name]: nested(one.depth) };
       if (one.isJson) {
         const sent = asJson(filter);
         if (Either.isLeft(sent)) return Effect.succeed("no JSON");
@@ -120,7 +126,7 @@ export const make: Make = (url) =>
     };
     const target: Target<Case> = {
       name: "filters",
-      share: 8000,
+      share: 5000,
       cases,
       outcome,
       holds: balanced(site, () => inserted),

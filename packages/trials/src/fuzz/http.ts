@@ -14,7 +14,7 @@ import * as fc from "effect/FastCheck";
 import * as Layer from "effect/Layer";
 import * as Logger from "effect/Logger";
 import * as LogLevel from "effect/LogLevel";
-import { type Damage, damage, damaged, few, json, mostly, number, rarely, text } from "./nasty.js";
+import { type Damage, damage, damaged, deep, few, json, mostly, number, rarely, text } from "./nasty.js";
 import { bytesOf, linesCases } from "./ndjson.js";
 import { balanced, fill, open } from "./site.js";
 import type { Make, Target } from "./target.js";
@@ -63,6 +63,7 @@ const params = few(
       fingerprint: uuid,
       text,
       payload: fc.oneof(
+        deep,
         json.map((_) => JSON.stringify(_)),
         text,
       ),
@@ -119,9 +120,17 @@ const bulk = {
 };
 const body = (...fields: ReadonlyArray<keyof typeof bulk | "filter">) => {
   const all = { ...bulk, filter: mostly(filter, json) };
-  return fc
+  const plain = fc
     .record(Object.fromEntries(fields.map((_) => [_, all[_]])), { requiredKeys: [fields[0] ?? ""] })
     .map((_) => JSON.stringify(_));
+  // Of a name that stands there twice the last one counts.
+  const inMost = (whole: string, name: string, inmost: string) =>
+    `${whole.slice(0, -1)},${JSON.stringify(name)}:${inmost}}`;
+  return fc
+    .tuple(plain, rarely(deep), fc.constantFrom(...fields), fc.boolean())
+    .map(([whole, inmost, name, isInner]) =>
+      inmost === undefined ? whole : inMost(whole, name, isInner ? `{"type":${inmost}}` : inmost),
+    );
 };
 
 const route = (method: string, path: string, ...bodies: ReadonlyArray<fc.Arbitrary<string>>) => ({
@@ -312,7 +321,10 @@ const exchange = (port: number, request: Buffer, isWhole: boolean) =>
       said += some;
       if (said.length > 8_000_000) done();
       // It does not end by itself.
-      if (timer === undefined && /^HTTP\/1\.1 200 [\s\S]*\r\ncontent-type: text\/event-stream/iu.test(said)) {
+      if (
+        timer === undefined &&
+        /^HTTP\/1\.1 (?:100 [^\r]*\r\n\r\nHTTP\/1\.1 )?200 [\s\S]*\r\ncontent-type: text\/event-stream/iu.test(said)
+      ) {
         timer = setTimeout(done, 100);
       }
     });
@@ -377,7 +389,7 @@ export const make: Make = (url) =>
 
     const target: Target<Case> = {
       name: "HTTP",
-      share: 8000,
+      share: 3000,
       cases,
       outcome: (one) =>
         Effect.gen(function* () {

@@ -62,8 +62,8 @@ const main = Effect.gen(function* () {
   );
   const results: Array<Result> = [];
   const failures: Array<Failure> = [];
-  for (const group of groups) {
-    yield* Effect.scoped(
+  const fuzz = (group: string) =>
+    Effect.scoped(
       Effect.gen(function* () {
         const url = yield* Databases.clone(server.url, template);
         const watched = yield* watch({
@@ -82,7 +82,8 @@ const main = Effect.gen(function* () {
         failures.push(...watched.results.flatMap((_) => _.failures), ...watched.failures);
       }),
     );
-  }
+  // Two at a time: one has the processor while another waits for the database.
+  yield* Effect.forEach(groups, fuzz, { concurrency: 2, discard: true });
   if (results.length === 0 && failures.length === 0) {
     yield* Console.error(`--only ${given.only}: no such target`);
     return 1;

@@ -105,11 +105,20 @@ export const json: fc.Arbitrary<unknown> = fc.letrec<{ value: unknown }>((tie) =
   ),
 })).value;
 
+/** Texts of JSON that is nested deep, whole or cut off. */
+export const deep: fc.Arbitrary<string> = fc
+  .tuple(fc.constantFrom(10, 999, 1001, 3000, 5000, 20_000), fc.boolean(), fc.boolean())
+  .map(([depth, isList, isClosed]) =>
+    isList
+      ? "[".repeat(depth) + (isClosed ? "]".repeat(depth) : "")
+      : '{"a":'.repeat(depth) + (isClosed ? `1${"}".repeat(depth)}` : ""),
+  );
+
 /** What JavaScript can pass, JSON or not. */
 export const anything: fc.Arbitrary<unknown> = fc.oneof(
-  { weight: 3, arbitrary: json },
+  { weight: 6, arbitrary: json },
   {
-    weight: 1,
+    weight: 2,
     arbitrary: fc.anything({
       withBigInt: true,
       withBoxedValues: true,

@@ -7,7 +7,7 @@ import * as Effect from "effect/Effect";
 import * as fc from "effect/FastCheck";
 import * as S from "effect/Schema";
 import * as Stream from "effect/Stream";
-import { type Damage, damage, damaged, few, json, mostly, rarely, text } from "./nasty.js";
+import { type Damage, damage, damaged, deep, few, json, mostly, rarely, text } from "./nasty.js";
 import { balanced, open } from "./site.js";
 import type { Make, Target } from "./target.js";
 
@@ -37,13 +37,7 @@ const raw = fc.oneof(
     '"\t"',
     "1e131073",
   ),
-  fc
-    .tuple(fc.constantFrom(10, 999, 1001, 5000, 20_000), fc.boolean(), fc.boolean())
-    .map(([depth, isList, isClosed]) =>
-      isList
-        ? "[".repeat(depth) + (isClosed ? "]".repeat(depth) : "")
-        : '{"a":'.repeat(depth) + (isClosed ? `1${"}".repeat(depth)}` : ""),
-    ),
+  deep,
   fc.integer({ min: 1, max: 300_000 }).map((length) => `"${"x".repeat(length)}"`),
   fc.integer({ min: 1, max: 5000 }).map((digits) => "9".repeat(digits)),
 );
@@ -186,7 +180,7 @@ export const make: Make = (url) =>
     const { appId, db, inSystem, provide, sql } = site;
     const pure: Target<Case> = {
       name: "NDJSON: read",
-      share: 10_000,
+      share: 12_000,
       cases: linesCases,
       outcome: (one) => Effect.sync(() => read(one)),
     };
@@ -207,7 +201,7 @@ export const make: Make = (url) =>
     let imported = 0;
     const kept: Target<Case> = {
       name: "NDJSON: imported",
-      share: 3000,
+      share: 1500,
       cases: linesCases,
       outcome: (one) =>
         Effect.gen(function* () {

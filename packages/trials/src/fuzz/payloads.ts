@@ -237,13 +237,13 @@ export const make: Make = (url) =>
     let letters = 0;
     const pure: Target<Made> = {
       name: "payloads: judged",
-      share: 15_000,
+      share: 18_000,
       cases: payload,
       outcome: (one) => Effect.sync(() => judged(one.make())),
     };
     const kept: Target<Stored> = {
       name: "payloads: stored",
-      share: 3000,
+      share: 1500,
       cases: fc.record({ way: fc.constantFrom(...ways), payload }),
       outcome: ({ payload: { make }, way }) => {
         const payload = make();
@@ -272,7 +272,7 @@ export const make: Make = (url) =>
     };
     const rows: Target<Row> = {
       name: "payloads: in rows",
-      share: 2000,
+      share: 1500,
       cases: fc.record({
         isJob: fc.boolean(),
         isMany: fc.boolean(),
