@@ -1,7 +1,10 @@
 /** The look that a runner takes by itself: what became due without a notification, and whose runner vanished. */
+import { errorText } from "@parametric-portal/database/error-text";
 import { databaseError } from "@parametric-portal/database/sql-state";
+import * as Cause from "effect/Cause";
 import * as Clock from "effect/Clock";
 import * as Effect from "effect/Effect";
+import * as Either from "effect/Either";
 import { JobStore } from "./job-store.js";
 import { JobTelemetry } from "./telemetry.js";
 import { Worker } from "./worker.js";
@@ -46,9 +49,14 @@ export const makeLook = (options: {
       yield* worker.suspect(suspects);
       yield* Effect.forEach(new Set([...due, ...suspects]), options.wake, { discard: true });
     }).pipe(
-      Effect.catchAll((error) => {
+      // A defect as well: a runner without its look would look well, and neither retry nor rescue anything.
+      Effect.catchAllCause((cause) => {
+        if (Cause.isInterrupted(cause)) return Effect.failCause(cause as Cause.Cause<never>);
         isAnswered = false;
-        return Effect.logWarning(`Looking for due jobs failed and is tried again: ${databaseError(error).message}`);
+        const problem = Cause.failureOrCause(cause).pipe(
+          Either.match({ onLeft: (error) => databaseError(error).message, onRight: errorText }),
+        );
+        return Effect.logWarning(`Looking for due jobs failed and is tried again: ${problem}`);
       }),
     );
   });
