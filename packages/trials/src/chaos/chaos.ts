@@ -21,7 +21,7 @@ import { strike } from "./faults.js";
 import * as Load from "./load.js";
 import { type Fault, kinds, plan } from "./plan.js";
 import * as Stage from "./stage.js";
-import { createTables } from "./tables.js";
+import { createTables, createWitnesses } from "./tables.js";
 
 export interface Options {
   readonly minutes: number;
@@ -78,7 +78,7 @@ export const run = ({ faults: given, jobsPerSecond = 60, minutes, say, seed }: O
     const faults = given ?? (yield* plan(seed, minutes));
     say(`${faults.length} faults are planned in ${minutes} minutes`);
     const violated = yield* Deferred.make<never, Violation>();
-    const stage = yield* Stage.make;
+    const stage = yield* Stage.make();
     const context = yield* Layer.build(
       DatabaseService.layer.pipe(
         Layer.provideMerge(
@@ -90,6 +90,7 @@ export const run = ({ faults: given, jobsPerSecond = 60, minutes, say, seed }: O
     const appIds = yield* Effect.gen(function* () {
       yield* Migrator.run();
       yield* createTables;
+      yield* createWitnesses;
       const db = yield* DatabaseService;
       return yield* Effect.forEach(["acme", "globex", "initech", "umbrella"], (name) =>
         Effect.map(Client.system(db.apps.insert({ name })), ({ id }) => id),

@@ -1,6 +1,8 @@
 /**
  * A runner of the trials: `node --import tsx runner.ts '{"name":…}'` with DATABASE_URL. It prints `{"ready":true}` when it has joined.
  */
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime";
 import * as SqlClient from "@effect/sql/SqlClient";
 import * as Client from "@parametric-portal/database/client";
@@ -15,10 +17,24 @@ import * as LogLevel from "effect/LogLevel";
 import * as S from "effect/Schema";
 import { Doomed, Flaky, Once, Plain, Refused } from "./kinds.js";
 
-const Task = S.Struct({ name: S.String, port: S.Int, concurrency: S.Int, leaseMillis: S.Int });
+const Task = S.Struct({
+  name: S.String,
+  port: S.Int,
+  concurrency: S.Int,
+  leaseMillis: S.Int,
+  measureMillis: S.NullOr(S.Int),
+});
 
 /** One run in twenty also looks for what it must not see. */
 const looks = (jobId: string) => Number.parseInt(jobId.slice(-2), 16) % 20 === 0;
+
+/** Tells what the process holds once its garbage is collected. */
+const measure = Effect.sync(() => {
+  setFlagsFromString("--expose-gc");
+  runInNewContext("gc")();
+  const { heapUsed, rss } = process.memoryUsage();
+  console.log(JSON.stringify({ heap: heapUsed, rss }));
+});
 
 const main = Effect.gen(function* () {
   const task = yield* S.decodeUnknown(S.parseJson(Task))(process.argv[2]);
@@ -63,7 +79,11 @@ const main = Effect.gen(function* () {
     DatabaseService.layer,
     Client.layerConfig({ applicationName: task.name, maxConnections: 8 }),
   );
-  return yield* Effect.zipRight(Console.log(JSON.stringify({ ready: true })), Effect.never).pipe(
+  const working =
+    task.measureMillis === null
+      ? Effect.never
+      : Effect.forever(Effect.zipLeft(measure, Effect.sleep(task.measureMillis)));
+  return yield* Effect.zipRight(Console.log(JSON.stringify({ ready: true })), working).pipe(
     Effect.provide(Layer.provide(runner, services)),
   );
 });

@@ -181,31 +181,32 @@ export interface Stage {
   readonly alone: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>;
 }
 
-export const make = Effect.gen(function* () {
-  const server = yield* Server.make;
-  let url = yield* server.start(settings);
-  const proxies = yield* Effect.all(Array.from({ length: 4 }, () => Proxy.make(url)));
-  const steady = yield* Proxy.make(url);
-  const lock = yield* Effect.makeSemaphore(1);
-  const stage: Stage = {
-    server,
-    url: () => url,
-    restart: (end) =>
-      Effect.gen(function* () {
-        yield* end;
-        url = yield* server.start(settings);
-        for (const proxy of [...proxies, steady]) proxy.moveTo(url);
+export const make = (own: Readonly<Record<string, string>> = settings) =>
+  Effect.gen(function* () {
+    const server = yield* Server.make;
+    let url = yield* server.start(own);
+    const proxies = yield* Effect.all(Array.from({ length: 4 }, () => Proxy.make(url)));
+    const steady = yield* Proxy.make(url);
+    const lock = yield* Effect.makeSemaphore(1);
+    const stage: Stage = {
+      server,
+      url: () => url,
+      restart: (end) =>
+        Effect.gen(function* () {
+          yield* end;
+          url = yield* server.start(own);
+          for (const proxy of [...proxies, steady]) proxy.moveTo(url);
+        }),
+      endAtOnce: Effect.promise(async () => {
+        const [pid] = (await readFile(join(server.dataDirectory, "postmaster.pid"), "utf8")).split("\n");
+        process.kill(Number(pid), "SIGQUIT");
       }),
-    endAtOnce: Effect.promise(async () => {
-      const [pid] = (await readFile(join(server.dataDirectory, "postmaster.pid"), "utf8")).split("\n");
-      process.kill(Number(pid), "SIGQUIT");
-    }),
-    proxies,
-    steady,
-    alone: lock.withPermits(1),
-  };
-  return stage;
-});
+      proxies,
+      steady,
+      alone: lock.withPermits(1),
+    };
+    return stage;
+  });
 
 const proxyOf = ({ proxies }: Stage, place: number) => {
   const proxy = proxies[place];
@@ -217,12 +218,23 @@ const proxyOf = ({ proxies }: Stage, place: number) => {
 export const deskUrl = (stage: Stage) => urlAs(proxyOf(stage, 3).url, login);
 
 /** Three runners, each by way of its proxy, its clock right at first. */
-export const runners = (stage: Stage, shifts: ReadonlyArray<number>, violated: Deferred.Deferred<never, Violation>) =>
+export const runners = (
+  stage: Stage,
+  shifts: ReadonlyArray<number>,
+  violated: Deferred.Deferred<never, Violation>,
+  measureMillis: number | null = null,
+) =>
   Effect.all(
     [0, 1, 2].map((place) => {
       let round = 0;
       const name = `runner ${place + 1}`;
-      const task = Effect.map(freePort, (port) => ({ name: `${name}.${++round}`, port, concurrency: 16, leaseMillis }));
+      const task = Effect.map(freePort, (port) => ({
+        name: `${name}.${++round}`,
+        port,
+        concurrency: 16,
+        leaseMillis,
+        measureMillis,
+      }));
       const environment = { ...withUrl(urlAs(proxyOf(stage, place).url, login)), CLOCK_SHIFTS: JSON.stringify(shifts) };
       return supervise(name, "runner", task, environment, violated);
     }),

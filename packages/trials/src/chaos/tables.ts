@@ -27,9 +27,13 @@ export const createTables = Effect.gen(function* () {
       ALTER TABLE ${table} FORCE ROW LEVEL SECURITY;
       CREATE POLICY own ON ${table} TO parametric_tenant USING (app_id = current_tenant()) WITH CHECK (app_id = current_tenant());
       CREATE POLICY every ON ${table} TO parametric_system USING (true) WITH CHECK (true);
-      GRANT SELECT, INSERT ON ${table} TO parametric_tenant, parametric_system`);
+      GRANT SELECT, INSERT, DELETE ON ${table} TO parametric_tenant, parametric_system`);
   }
-  // The owner of the functions writes, whoever fires them.
+});
+
+/** As the owner of the database, once, after the tables. The owner of the functions writes, whoever fires them. */
+export const createWitnesses = Effect.gen(function* () {
+  const sql = yield* SqlClient.SqlClient;
   yield* sql.unsafe(`
     CREATE TABLE witness_jobs (
       job_id uuid PRIMARY KEY, app_id uuid NOT NULL, type text NOT NULL, batch int, gone text);
@@ -37,7 +41,7 @@ export const createTables = Effect.gen(function* () {
     CREATE TABLE witness_letters (
       dlq_id uuid PRIMARY KEY, app_id uuid NOT NULL, job_id uuid NOT NULL, replays int NOT NULL DEFAULT 0);
     CREATE INDEX witness_letters_job ON witness_letters (job_id);
-    CREATE INDEX effects_job ON effects (job_id);
+    CREATE INDEX IF NOT EXISTS effects_job ON effects (job_id);
     GRANT SELECT ON witness_jobs, witness_letters TO parametric_system;
     CREATE FUNCTION witness_jobs_in() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
     BEGIN
