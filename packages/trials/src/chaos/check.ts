@@ -86,6 +86,8 @@ export const check = (answered: Answered = { jobIds: [] }) =>
           UNION ALL
           SELECT 'a job is there and purged', job_id FROM work WHERE there IS NOT NULL AND gone IS NOT NULL
           UNION ALL
+          SELECT 'a job was purged before it had ended', job_id FROM work WHERE gone IN ('pending', 'processing')
+          UNION ALL
           SELECT 'a transactional effect is there twice', job_id FROM work WHERE type IN ${sql.in(transactional)} AND marks > 1
           UNION ALL
           SELECT 'a transactional effect without its job completed, or the other way round', job_id FROM work

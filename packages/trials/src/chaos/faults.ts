@@ -6,7 +6,7 @@ import * as Redacted from "effect/Redacted";
 import * as Schedule from "effect/Schedule";
 import pg from "pg";
 import type { Fault, Kind } from "./plan.js";
-import { ask, leaseMillis, type Member, type Stage, urlAs } from "./stage.js";
+import { ask, connected, leaseMillis, type Member, type Stage, urlAs } from "./stage.js";
 import { filler, login } from "./tables.js";
 
 const missed = (why: string) => Effect.fail(new Error(why));
@@ -83,17 +83,6 @@ const sortsWith = (client: pg.Client) =>
       (error) => (error instanceof pg.DatabaseError ? (error.code ?? "") : String(error)),
     ),
   );
-const connected = (url: Redacted.Redacted) =>
-  Effect.acquireRelease(
-    Effect.tryPromise(async () => {
-      const client = new pg.Client({ connectionString: Redacted.value(url) });
-      client.on("error", () => undefined);
-      await client.connect();
-      return client;
-    }),
-    (client) => Effect.promise(() => client.end().catch(() => undefined)),
-  );
-
 const forbidden = (stage: Stage, millis: number) =>
   stage.alone(
     Effect.acquireUseRelease(

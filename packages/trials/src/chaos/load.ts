@@ -6,11 +6,12 @@ import type { Answered, Sent } from "./check.js";
 import { Doomed, Flaky, Once, Plain, Refused } from "./kinds.js";
 
 export interface Load extends Sent {
-  /** For as long as it is not interrupted: so many jobs a second. */
+  /** For as long as it is not interrupted: so many jobs a second, and none while it is enough. */
   readonly submit: (
     appIds: ReadonlyArray<string>,
     jobsPerSecond: number,
     seed: number,
+    isEnough?: () => boolean,
   ) => Effect.Effect<never, never, Jobs.JobDesk>;
   /** What was answered since it was last asked. */
   readonly answers: () => Answered;
@@ -65,9 +66,11 @@ export const make = (): Load => {
     answered,
     unknown,
     // A submission that hangs must not keep the next one back.
-    submit: (appIds, jobsPerSecond, seed) =>
+    submit: (appIds, jobsPerSecond, seed, isEnough = () => false) =>
       Effect.zipRight(
-        Effect.fork(once(appIds, Math.round((jobsPerSecond * everyMillis) / 1000))),
+        Effect.suspend(() =>
+          isEnough() ? Effect.void : Effect.fork(once(appIds, Math.round((jobsPerSecond * everyMillis) / 1000))),
+        ),
         Effect.sleep(everyMillis),
       ).pipe(Effect.forever, Effect.withRandom(Random.make(seed))),
     answers: () => {

@@ -90,12 +90,18 @@ const retentions = (actor: string) =>
   }));
 
 const sqlState = S.decodeUnknownEither(S.Struct({ cause: S.Struct({ code: S.String }) }));
+const driver = S.decodeUnknownEither(S.Struct({ cause: S.Struct({ cause: S.Struct({ code: S.String }) }) }));
+const words = S.decodeUnknownEither(S.Struct({ cause: S.Struct({ message: S.String }) }));
 const Tagged = S.decodeUnknownEither(S.Struct({ _tag: S.String }));
+/** The SQLSTATE or the system's code, else what there is. */
 const nameOf = (error: unknown): string =>
-  Either.match(sqlState(error), {
-    onRight: ({ cause }) => cause.code,
-    onLeft: () => Either.match(Tagged(error), { onRight: ({ _tag }) => _tag, onLeft: String }),
-  });
+  sqlState(error).pipe(
+    Either.map(({ cause }) => cause.code),
+    Either.orElse(() => Either.map(driver(error), ({ cause }) => cause.cause.code)),
+    Either.orElse(() => Either.map(words(error), ({ cause }) => cause.message)),
+    Either.orElse(() => Either.map(Tagged(error), ({ _tag }) => _tag)),
+    Either.getOrElse(() => String(error)),
+  );
 
 const tell = (what: object) => Console.log(JSON.stringify(what));
 

@@ -23,7 +23,9 @@ export const leaseMillis = 3000;
 /** Little room to sort in, so that sorting needs files, and few connections, so that they can all be taken. */
 export const settings = {
   synchronous_commit: "on",
-  max_connections: "70",
+  max_connections: "75",
+  // For those who look and strike while all others are taken.
+  superuser_reserved_connections: "8",
   work_mem: "64kB",
   log_min_messages: "fatal",
 };
@@ -39,22 +41,32 @@ export const urlAs = (
   return Redacted.make(other.href);
 };
 
-/** Asks the server over a connection of its own. */
+const failed = (error: unknown) => (error instanceof Error ? error : new Error(String(error)));
+
+/** A connection of its own, closed with the scope. */
+export const connected = (url: Redacted.Redacted) =>
+  Effect.acquireRelease(
+    Effect.tryPromise({
+      try: async () => {
+        const client = new pg.Client({ connectionString: Redacted.value(url), connectionTimeoutMillis: 5000 });
+        client.on("error", () => undefined);
+        await client.connect();
+        return client;
+      },
+      catch: failed,
+    }),
+    (client) => Effect.promise(() => client.end().catch(() => undefined)),
+  );
+
+/** Asks the server once. */
 export const ask = <Row extends pg.QueryResultRow>(
   url: Redacted.Redacted,
   text: string,
   values: ReadonlyArray<unknown> = [],
 ) =>
-  Effect.acquireUseRelease(
-    Effect.tryPromise(async () => {
-      const client = new pg.Client({ connectionString: Redacted.value(url), connectionTimeoutMillis: 5000 });
-      client.on("error", () => undefined);
-      await client.connect();
-      return client;
-    }),
-    (client) => Effect.tryPromise(async () => (await client.query<Row>(text, [...values])).rows),
-    (client) => Effect.promise(() => client.end().catch(() => undefined)),
-  );
+  Effect.flatMap(connected(url), (client) =>
+    Effect.tryPromise({ try: async () => (await client.query<Row>(text, [...values])).rows, catch: failed }),
+  ).pipe(Effect.scoped);
 
 export interface Member {
   readonly name: string;

@@ -12,8 +12,12 @@ export const filler = { name: "chaos_filler", password: "chaos" } as const;
 export const createTables = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient;
   yield* sql.unsafe(`
-    CREATE ROLE ${login.name} LOGIN PASSWORD '${login.password}' NOINHERIT IN ROLE parametric_tenant, parametric_system;
-    CREATE ROLE ${filler.name} LOGIN PASSWORD '${filler.password}'`);
+    DO $$ BEGIN
+      CREATE ROLE ${login.name} LOGIN PASSWORD '${login.password}' NOINHERIT IN ROLE parametric_tenant, parametric_system;
+      CREATE ROLE ${filler.name} LOGIN PASSWORD '${filler.password}';
+    EXCEPTION WHEN duplicate_object THEN
+      -- Of the whole server, from a run before.
+    END $$`);
   for (const [table, columns] of [
     ["effects", "job_id uuid NOT NULL, attempt int NOT NULL, runner text NOT NULL, foreign_rows int"],
     ["looks", "who text NOT NULL, own_rows int NOT NULL, foreign_rows int NOT NULL"],

@@ -1,4 +1,4 @@
-/** `npm run soak -- --minutes N`: see `soak.ts`. `--write` writes `docs/soak.md`, after thirty minutes at least. */
+/** `npm run soak -- --minutes N`: see `soak.ts`. `--write` writes `docs/soak.md`, after twenty minutes at least. */
 import { writeFileSync } from "node:fs";
 import { availableParallelism, loadavg } from "node:os";
 import { parseArgs } from "node:util";
@@ -19,7 +19,7 @@ const given = () => {
     return parseArgs({
       options: {
         minutes: { type: "string", default: "30" },
-        rate: { type: "string", default: "60" },
+        rate: { type: "string", default: "50" },
         write: { type: "boolean", default: false },
       },
     }).values;
@@ -32,7 +32,7 @@ const minutes = Number(values.minutes);
 const rate = Number(values.rate);
 if (!(minutes >= 1 && minutes <= 1440)) wrong(`--minutes ${values.minutes}: must be a number from 1 to 1440`);
 if (!(rate >= 4 && rate <= 10_000)) wrong(`--rate ${values.rate}: must be a number from 4 to 10,000`);
-if (values.write && minutes < 30) wrong(`--write: ${minutes} minutes are too few for docs/soak.md, which wants 30`);
+if (values.write && minutes < 20) wrong(`--write: ${minutes} minutes are too few for docs/soak.md, which wants 20`);
 
 NodeRuntime.runMain(
   run(minutes, rate, 5, (line) => console.log(line)).pipe(

@@ -124,7 +124,7 @@ export const run = (minutes: number, jobsPerSecond: number, everySeconds: number
         Effect.map(Client.system(db.apps.insert({ name })), ({ id }) => id),
       );
     }).pipe(Effect.provide(context));
-    const runners = yield* Stage.runners(stage, [0], violated, (everySeconds * 1000) / 2);
+    const runners = yield* Stage.runners(stage, [0], violated, everySeconds * 1000);
     yield* Stage.operators(stage, 1, appIds, violated);
     const desk = yield* Layer.build(
       Layer.provide(layerDesk, Client.layer({ url: Stage.deskUrl(stage), maxConnections: 2 })),
