@@ -100,8 +100,8 @@ describe("a mutation", () => {
   });
 
   it("that was not noticed is told as such", () => {
-    const page = document([{ mutation, verdict: "survived", by: "", said: "", seconds: 1 }], 1);
-    assert.include(page, "0 of 1 were noticed");
+    const page = document([{ mutation, verdict: "survived", by: "", said: "", seconds: 1 }]);
+    assert.include(page, "0 of 1 are noticed");
     assert.match(page, /\| m +\| SURVIVED +\|/u);
   });
 });

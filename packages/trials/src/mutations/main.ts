@@ -61,7 +61,7 @@ const main = Effect.gen(function* () {
     `${results.length - survivors.length} of ${results.length} were noticed, in ${minutes.toFixed(1)} minutes.`,
   );
   for (const { mutation, said } of survivors) yield* Console.error(`\n${mutation.name}: ${said}`);
-  if (isWritten) yield* Effect.sync(() => writeFileSync(join(root, "docs/mutations.md"), document(results, minutes)));
+  if (isWritten) yield* Effect.sync(() => writeFileSync(join(root, "docs/mutations.md"), document(results)));
   return survivors.length === 0 ? 0 : 1;
 }).pipe(Effect.scoped);
 

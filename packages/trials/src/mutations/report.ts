@@ -40,14 +40,14 @@ const equivalents: ReadonlyArray<readonly [what: string, why: string]> = [
 ];
 
 /** The page. */
-export const document = (results: ReadonlyArray<Result>, minutes: number): string => {
+export const document = (results: ReadonlyArray<Result>): string => {
   const killed = results.filter(({ verdict }) => verdict === "killed").length;
   const byFile = Object.entries(Arr.groupBy(results, ({ mutation }) => mutation.file));
   return `# Mutations
 
 A guard that no test misses when it is gone is no guard. \`npm run mutations\` takes each policy, constraint, trigger, fence, lock and
-check of the product away, one at a time, in a copy of the sources, and runs the test that must fail then. This page is what
-\`npm run mutations -- --write\` wrote: ${killed} of ${results.length} were noticed, in ${Math.ceil(minutes)} minutes on two cores.
+check of the product away, one at a time, in a copy of the sources, and runs the test that must fail then. \`npm run mutations -- --write\`
+writes this page, and \`--only WORD\` tries those that have the word in their name, file or test. ${killed} of ${results.length} are noticed.
 
 What counts is a test of the behaviour that fails by itself. The comparison of the schema with its snapshot, which notices every
 edit of a migration, is never the test; neither is a file that does not load, or a database that cannot be made. Before anything is
