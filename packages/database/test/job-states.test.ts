@@ -1,21 +1,11 @@
 /**
  * The states of a job, against a model of them: walks of one caller, each step predicted, and many callers at once, each
- * step recorded by a trigger.
- *
- * ```
- *          enqueue            claim                  complete
- *   (none) ───────► pending ─────────► processing ───────────► completed ─┐
- *      ▲              ▲ ▲ │                │ │                            │ purge
- *      │              │ │ └──────────────┐ │ │ deadLetter, rescue         ├───────► (none)
- *      │              │ └── retry, rescue┼─┘ ▼                            │
- *      │              │      deadLetter  └─► dead ────────────────────────┘
- *      │              └──────── replay ───────┘
- *      └─ replay of a purged job comes from (none) as well
- * ```
+ * step recorded by a trigger. The steps are those of `support/states.ts`. With dead letters, cancellations and erasures, and several
+ * operations at once: `packages/trials/test/model.test.ts`.
  */
 import * as SqlClient from "@effect/sql/SqlClient";
 import type { SqlError } from "@effect/sql/SqlError";
-import { assert, layer } from "@effect/vitest";
+import { assert, describe, layer, it as plain } from "@effect/vitest";
 import * as Cause from "effect/Cause";
 import * as Effect from "effect/Effect";
 import * as Exit from "effect/Exit";
@@ -25,24 +15,26 @@ import * as Option from "effect/Option";
 import * as Random from "effect/Random";
 import * as Runtime from "effect/Runtime";
 import * as Client from "../src/client.js";
+import { JobStatus } from "../src/models.js";
 import { DatabaseService } from "../src/repos.js";
 import { classify } from "../src/sql-state.js";
 import { campaign, rounds, seed } from "./support/campaign.js";
 import { newTenant, TestDatabase, TestUrl, work } from "./support/database.js";
 import { counted } from "./support/jobs.js";
+import { tableUnder } from "./support/markdown.js";
+import { jobRefusals, jobTransitions, letterRefusals, letterTransitions, stepsBy } from "./support/states.js";
 
-/** Every step that there is. Whatever else a job did was wrong. */
-const legal = [
-  "none → pending",
-  "pending → processing",
-  "pending → dead",
-  "processing → pending",
-  "processing → completed",
-  "processing → dead",
-  "dead → pending",
-  "completed → none",
-  "dead → none",
-];
+/** Every step that the operations of this file make. Whatever else a job did was wrong. */
+const legal = stepsBy(jobTransitions, [
+  "jobs.enqueue",
+  "jobs.claim",
+  "jobs.complete",
+  "jobs.retry",
+  "jobs.deadLetter",
+  "jobs.rescue",
+  "jobs.purge",
+  "jobDlq.replay",
+]).filter((_) => !_.includes("cancelled"));
 
 /** Records each change of a job's state or fence, past row-level security, whoever makes it. */
 const record = Effect.gen(function* () {
@@ -449,4 +441,42 @@ layer(TestDatabase, { excludeTestServices: true })("the states of a job", (it) =
       }),
     long,
   );
+});
+
+describe("docs/states.md", () => {
+  const file = "docs/states.md";
+  const told = (rows: ReadonlyArray<{ readonly by: ReadonlyArray<string> }>) =>
+    rows.map((row) => ({ ...row, by: row.by.join(", ") }));
+
+  plain("has the tables that the tests go by", () => {
+    assert.deepStrictEqual(tableUnder(file, "The steps of a job") as unknown, told(jobTransitions));
+    assert.deepStrictEqual(tableUnder(file, "The steps of a dead letter") as unknown, told(letterTransitions));
+    assert.deepStrictEqual(tableUnder(file, "What a job refuses") as unknown, told(jobRefusals));
+    assert.deepStrictEqual(tableUnder(file, "What a dead letter refuses") as unknown, told(letterRefusals));
+  });
+
+  plain("knows every state of a job, each reached and each left, and every operation that it names is there", () => {
+    const states = [...JobStatus.literals, "none"].sort();
+    assert.deepStrictEqual([...new Set(jobTransitions.map(({ from }) => from))].sort(), states);
+    assert.deepStrictEqual([...new Set(jobTransitions.map(({ to }) => to))].sort(), states);
+    for (const table of [jobTransitions, letterTransitions]) {
+      const steps = table.map(({ from, to }) => `${from} → ${to}`);
+      assert.strictEqual(new Set(steps).size, steps.length);
+    }
+  });
+
+  layer(TestDatabase, { excludeTestServices: true })((it) => {
+    it.effect("names operations that there are", () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const names = [jobTransitions, letterTransitions, jobRefusals, letterRefusals].flat().flatMap(({ by }) => by);
+        for (const name of new Set(names)) {
+          const [service = "", method = ""] = name.split(".");
+          if (service === "jobs") assert.property(db.jobs, method);
+          else if (service === "jobDlq") assert.property(db.jobDlq, method);
+          else assert.include(["Jobs.submit", "Jobs.cancel", "runner"], name);
+        }
+      }),
+    );
+  });
 });

@@ -150,3 +150,72 @@ export const stepOf = ({ from, to }: Pick<Transition, "from" | "to">) => `${from
 /** The steps that these operations make. */
 export const stepsBy = (transitions: ReadonlyArray<Transition>, operations: ReadonlyArray<string>) =>
   transitions.filter(({ by }) => by.some((_) => operations.includes(_))).map(stepOf);
+
+/** What is asked for and not done, and how that is said. */
+export interface Refusal {
+  readonly by: ReadonlyArray<string>;
+  readonly when: string;
+  readonly answer: string;
+}
+
+export const jobRefusals: ReadonlyArray<Refusal> = [
+  {
+    by: ["Jobs.submit"],
+    when: "a job of the app and type with this dedupe key is pending or processing",
+    answer: "isDuplicate, with the id of that job",
+  },
+  {
+    by: ["jobs.complete", "jobs.retry", "jobs.deadLetter"],
+    when: "the job is not processing, or under another fence; without a fence: it has ended",
+    answer: "JobNotHeld",
+  },
+  { by: ["jobs.retry"], when: "it had its last attempt", answer: "JobExhausted" },
+  { by: ["jobs.complete", "jobs.retry", "jobs.deadLetter"], when: "the scope has no such job", answer: "JobNotFound" },
+  { by: ["Jobs.cancel"], when: "it has ended", answer: "isCancelled: false, with the status that it has" },
+  { by: ["Jobs.cancel"], when: "the scope has no such job", answer: "JobNotFound" },
+  {
+    by: ["jobs.claim", "jobs.rescue"],
+    when: "somebody else holds the row at that moment",
+    answer: "left out; the next call finds it",
+  },
+];
+
+export const letterRefusals: ReadonlyArray<Refusal> = [
+  {
+    by: ["jobDlq.replay"],
+    when: "its job is pending, processing, completed or cancelled, is another app's, or is a newer pending letter's to revive",
+    answer: "job not dead",
+  },
+  {
+    by: ["jobDlq.replay", "jobDlq.discard"],
+    when: "it was replayed, discarded or expired before, or by another caller just now",
+    answer: "already gone",
+  },
+  {
+    by: ["jobDlq.replay", "jobDlq.discard", "jobDlq.restore", "jobDlq.importFrom"],
+    when: "it was erased",
+    answer: "erased",
+  },
+  {
+    by: ["jobDlq.replay", "jobDlq.discard", "jobDlq.restore"],
+    when: "the scope has none: it never was, was purged, or is another tenant's",
+    answer: "not found",
+  },
+  { by: ["jobDlq.restore"], when: "the event was undone before", answer: "already restored" },
+  { by: ["jobDlq.restore"], when: "its id is in the table again", answer: "id exists" },
+  { by: ["jobDlq.restore"], when: "it was in the table again and was replayed there", answer: "already gone" },
+  { by: ["jobDlq.restore", "jobDlq.importFrom"], when: "its app was deleted", answer: "unknown app" },
+  {
+    by: ["jobDlq.importFrom"],
+    when: "its id is in the table",
+    answer: "duplicate; id taken where the scope does not see it",
+  },
+  { by: ["jobDlq.importFrom"], when: "the line is pending, and the ledger knows it as replayed", answer: "replayed" },
+  { by: ["jobDlq.markReplayed"], when: "it was replayed before", answer: "JobDlqAlreadyReplayed" },
+  { by: ["jobDlq.markReplayed"], when: "the scope has none", answer: "JobDlqNotFound" },
+  {
+    by: ["jobDlq.purge", "jobDlq.retain"],
+    when: "somebody else holds the row for long",
+    answer: "retain leaves it out; purge waits",
+  },
+];

@@ -37,6 +37,8 @@ export interface Trial {
   readonly jobs: Map<string, World.Job>;
   readonly letters: Map<string, World.Letter>;
   readonly events: Set<string>;
+  /** Letters that an answer named. */
+  readonly named: Set<string>;
   /** Short names of ids, for the log. */
   readonly names: Map<string, string>;
   readonly log: Array<string>;
@@ -154,6 +156,14 @@ const look = (sql: Sql, apps: ReadonlyArray<string>) =>
 
 /** When a letter was dead-lettered; of one that is gone again, the time is not needed to the microsecond. */
 const atOf = (seen: Seen, id: string) => seen.letters.get(id)?.at ?? "9998";
+
+/** Letters of a job that nobody knew before: in the table, in the ledger, or named in an answer. */
+const newLetters = (trial: Trial, seen: Seen, job: string) => {
+  const stored = [...seen.letters.values(), ...[...seen.copies.values()].map((_) => ({ job: _.job, id: _.letter }))];
+  const named = [...trial.named].filter((id) => stored.every((_) => _.id !== id)).map((id) => ({ job, id }));
+  const ids = [...stored, ...named].flatMap((_) => (_.job === job && !trial.letters.has(_.id) ? [_.id] : []));
+  return [...new Set(ids)].map((id) => ({ id, at: atOf(seen, id) }));
+};
 
 // --- operations --------------------------------------------------------------
 
@@ -321,8 +331,8 @@ const rescue =
         const again = World.rescued(scope);
         return {
           outcome: `${retried} again, dead: ${deadLetters.map(({ jobId }) => name(trial, jobId, "job")).join(", ") || "none"}`,
-          steps: () => [
-            ...deadLetters.map(({ jobId }) => World.abandoned(scope, jobId)),
+          steps: (seen) => [
+            ...deadLetters.map(({ jobId }) => World.abandoned(scope, jobId, newLetters(trial, seen, jobId))),
             ...Array.from({ length: retried }, () => again),
           ],
           missed: ({ jobs }) => {
@@ -367,8 +377,10 @@ const byJob = <A extends { readonly id: string }>(trial: Trial, answers: Readonl
   return [...groups.values()];
 };
 
-const outcomes = (trial: Trial, receipts: ReadonlyArray<{ readonly id: string; readonly outcome: string }>) =>
-  receipts.map(({ id, outcome }) => `${name(trial, id, "letter")} ${outcome}`).join(", ") || "nothing";
+const outcomes = (trial: Trial, receipts: ReadonlyArray<{ readonly id: string; readonly outcome: string }>) => {
+  for (const { id } of receipts) trial.named.add(id);
+  return receipts.map(({ id, outcome }) => `${name(trial, id, "letter")} ${outcome}`).join(", ") || "nothing";
+};
 
 const replay =
   (places: ReadonlyArray<number>, whose: Whose, n: number | undefined): Choice =>
@@ -903,6 +915,7 @@ export const runCase = async (
     jobs: new Map(),
     letters: new Map(),
     events: new Set(),
+    named: new Set(),
     names: new Map(),
     log: [],
     tally,

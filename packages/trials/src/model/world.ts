@@ -243,13 +243,16 @@ export const rescued =
         : [],
     );
 
+/** A lost run was its job's last; the letter is one of these, or one that nobody has named. */
 export const abandoned =
-  (scope: Scope, id: string): Step =>
+  (scope: Scope, id: string, letters: ReadonlyArray<{ readonly id: string; readonly at: string }>): Step =>
   (world) => {
     const job = jobOf(world, scope, id);
     if (job?.status !== "processing" || !job.isLost || job.attempts < job.maxAttempts) return none;
-    const letter = { id: `?${id}#${job.fence}`, at: "9999", reason: "RunnerUnavailable" };
-    return one(buried(world, job, letter, { isSuspect: false, fence: undefined }));
+    return [...letters.filter((_) => !world.letters.has(_.id)), { id: `?${id}#${job.fence}`, at: "9999" }].map(
+      (letter) =>
+        buried(world, job, { ...letter, reason: "RunnerUnavailable" }, { isSuspect: false, fence: undefined }),
+    );
   };
 
 /** An ended job is gone; which one, is not said. */
