@@ -3,10 +3,12 @@
  * and by texts that want to be SQL. What each result means for a deployment is on docs/threat-model.md.
  */
 import { randomUUID } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import * as SqlClient from "@effect/sql/SqlClient";
 import { SqlError } from "@effect/sql/SqlError";
 import * as PgClient from "@effect/sql-pg/PgClient";
-import { assert, layer } from "@effect/vitest";
+import { assert, describe, it, layer } from "@effect/vitest";
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import * as Exit from "effect/Exit";
@@ -28,6 +30,7 @@ import {
   wordsOf,
 } from "./support/attempts.js";
 import { deadJob, newLogin, newTenant, TestDatabase, withLogin } from "./support/database.js";
+import { root } from "./support/process.js";
 import { statementsOf } from "./support/statements.js";
 
 type Login = Context.Context<DatabaseService | SqlClient.SqlClient | PgClient.PgClient>;
@@ -462,4 +465,16 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("SQL of
         assert.isTrue(yield* inside(first("SELECT pg_try_advisory_xact_lock(1)")));
       }),
   );
+});
+
+describe("docs/threat-model.md", () => {
+  it("names tests that exist", () => {
+    const text = readFileSync(join(root, "docs/threat-model.md"), "utf8");
+    const named = [...text.matchAll(/`(\w+)\/([\w/-]+\.test\.ts)`(?:: ([^`;.|]+))?/g)];
+    assert.isAbove(named.length, 20);
+    for (const [, name = "", file = "", test] of named) {
+      const source = readFileSync(join(root, "packages", name, "test", file), "utf8");
+      if (test !== undefined) assert.include(source, test.trim(), `${name}/${file}`);
+    }
+  });
 });
