@@ -222,7 +222,7 @@ export const make: Make = (url) =>
 
     const inProcess: Target<Case> = {
       name: "CLI: in this process",
-      share: 1000,
+      share: 500,
       // An export writes to the process's own output.
       cases: cases.filter((_) => !isWizard(_) && !_.words.includes("export")),
       outcome: ({ program, words }) =>
@@ -275,7 +275,7 @@ export const make: Make = (url) =>
       );
     const asProcess: Target<Case> = {
       name: "CLI: as a process",
-      share: 100,
+      share: 60,
       lanes: 2,
       // No program can be given a NUL.
       cases: cases.filter((_) => !isWizard(_) && !_.words.some((word) => word.includes("\0"))),

@@ -85,13 +85,13 @@ export const make: Make = (url) =>
     const { jobDlq } = site.db;
     const pure: Target<string> = {
       name: "cursors: decoded",
-      share: 35_000,
+      share: 45_000,
       cases: token,
       outcome: (one) => Effect.sync(() => told(one)),
     };
     const used: Target<Use> = {
       name: "cursors: asked for",
-      share: 1500,
+      share: 1000,
       cases: useCases,
       outcome: ({ given, isSystem, limit, use }) => {
         const inScope = isSystem ? site.inSystem : site.inTenant;

@@ -85,7 +85,7 @@ const error: fc.Arbitrary<Made> = fc.letrec<{ error: Made }>((tie) => ({
         ([some, times]) =>
           new Made(`Error(${fc.stringify(some)} × ${times})`, () => new Error(some.slice(0, 20).repeat(times))),
       ),
-    fc.integer({ min: 1, max: 20_000 }).map(
+    fc.integer({ min: 1, max: 2000 }).map(
       (depth) =>
         new Made(`Error with ${depth} causes`, () => {
           let chain: Error | undefined;
@@ -128,13 +128,13 @@ export const make: Make = (url) =>
     let letters = 0;
     const pure: Target<Made> = {
       name: "error texts: rendered",
-      share: 17_900,
+      share: 18_940,
       cases: error,
       outcome: (one) => Effect.sync(() => judged(one.make())),
     };
     const stored: Target<Case> = {
       name: "error texts: stored",
-      share: 1200,
+      share: 1000,
       cases: fc.record({ way: fc.constantFrom(...ways), error }),
       outcome: ({ error: { make }, way }) =>
         provide(
@@ -171,7 +171,7 @@ export const make: Make = (url) =>
     };
     const histories: Target<unknown> = {
       name: "error texts: histories",
-      share: 800,
+      share: 500,
       cases: fc.oneof(
         fc.array(fc.record({ error: text, timestamp: fc.integer() }), { maxLength: 120 }),
         fc.array(fc.record({ error: fc.oneof(text, json), timestamp: fc.oneof(fc.double(), json) }), { maxLength: 5 }),

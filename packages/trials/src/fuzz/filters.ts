@@ -126,7 +126,7 @@ export const make: Make = (url) =>
     };
     const target: Target<Case> = {
       name: "filters",
-      share: 5000,
+      share: 3000,
       cases,
       outcome,
       holds: balanced(site, () => inserted),

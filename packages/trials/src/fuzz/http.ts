@@ -306,7 +306,7 @@ const isRequest = ({ damages, framing, headers, isBare, method, path, query }: C
 // --- answers -----------------------------------------------------------------
 
 /** What came back until the server closed, or until a stream of events had its say. */
-const exchange = (port: number, request: Buffer, isWhole: boolean) =>
+export const exchange = (port: number, request: Buffer, isWhole: boolean) =>
   Effect.async<string>((resume) => {
     let said = "";
     let timer: NodeJS.Timeout | undefined;
@@ -336,6 +336,16 @@ const exchange = (port: number, request: Buffer, isWhole: boolean) =>
       socket.destroy();
     });
   });
+
+/** What an answer is, or why there may be none such. */
+export const judged = (said: string, isRequest: boolean): Effect.Effect<string> => {
+  const status = Number(/^HTTP\/1\.1 (?:100 [^\r]*\r\n\r\nHTTP\/1\.1 )?(\d{3}) /u.exec(said)?.[1] ?? 0);
+  if (status >= 500 || /"status":5\d\d/u.test(said)) return Effect.dieMessage(`answered ${said.slice(0, 2000)}`);
+  if (status === 0) {
+    return isRequest ? Effect.dieMessage(`was not answered: ${said.slice(0, 500)}`) : Effect.succeed("closed");
+  }
+  return Effect.succeed(status >= 400 ? `refused: ${status}` : `${status}`);
+};
 
 export const make: Make = (url) =>
   Effect.gen(function* () {
@@ -389,23 +399,15 @@ export const make: Make = (url) =>
 
     const target: Target<Case> = {
       name: "HTTP",
-      share: 3000,
+      share: 2000,
       cases,
       outcome: (one) =>
         Effect.gen(function* () {
           const letter = letters[one.pick % letters.length]?.id ?? "";
           const port = one.pick % 4 === 0 ? local : guarded;
           const said = yield* exchange(port, bytesOfRequest(one, letter, site), isRequest(one));
-          const status = Number(
-            /^HTTP\/1\.1 (\d{3}) /u.exec(said.replace(/^HTTP\/1\.1 100 [^\r]*\r\n\r\n/u, ""))?.[1] ?? 0,
-          );
           if (failed.length > 0) return yield* Effect.dieMessage(`the server logged: ${failed.splice(0).join("\n")}`);
-          if (status >= 500 || /"status":5\d\d/u.test(said))
-            return yield* Effect.dieMessage(`answered ${said.slice(0, 2000)}`);
-          if (status === 0) {
-            return isRequest(one) ? yield* Effect.dieMessage(`was not answered: ${said.slice(0, 500)}`) : "closed";
-          }
-          return status >= 400 ? `refused: ${status}` : `${status}`;
+          return yield* judged(said, isRequest(one));
         }),
       holds: Effect.gen(function* () {
         for (const port of [guarded, local]) {

@@ -84,6 +84,8 @@ const main = Effect.gen(function* () {
     );
   // Two at a time: one has the processor while another waits for the database.
   yield* Effect.forEach(groups, fuzz, { concurrency: 2, discard: true });
+  const placeOf = ({ target }: Result) => groups.findIndex((group) => target.startsWith(group));
+  results.sort((a, b) => placeOf(a) - placeOf(b));
   if (results.length === 0 && failures.length === 0) {
     yield* Console.error(`--only ${given.only}: no such target`);
     return 1;

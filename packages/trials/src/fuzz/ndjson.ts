@@ -180,7 +180,7 @@ export const make: Make = (url) =>
     const { appId, db, inSystem, provide, sql } = site;
     const pure: Target<Case> = {
       name: "NDJSON: read",
-      share: 12_000,
+      share: 10_000,
       cases: linesCases,
       outcome: (one) => Effect.sync(() => read(one)),
     };
@@ -201,7 +201,7 @@ export const make: Make = (url) =>
     let imported = 0;
     const kept: Target<Case> = {
       name: "NDJSON: imported",
-      share: 1500,
+      share: 1000,
       cases: linesCases,
       outcome: (one) =>
         Effect.gen(function* () {
