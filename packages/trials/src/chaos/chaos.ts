@@ -14,7 +14,6 @@ import * as Effect from "effect/Effect";
 import * as Either from "effect/Either";
 import * as Fiber from "effect/Fiber";
 import * as Layer from "effect/Layer";
-import * as Option from "effect/Option";
 import * as Random from "effect/Random";
 import { account, check, inOneSnapshot, type Round, Violation } from "./check.js";
 import { strike } from "./faults.js";
@@ -37,7 +36,7 @@ export interface Options {
 export interface Survived {
   readonly kind: string;
   readonly struck: number;
-  /** It found nothing to do something to. */
+  /** It found nothing to do something to, or had to wait until the time was over. */
   readonly missed: number;
 }
 
@@ -56,7 +55,8 @@ export interface Outcome {
 }
 
 const hours = 3_600_000;
-const patienceMillis = 90_000;
+/** How long nothing may come to its end, once nothing strikes. */
+const patienceMillis = 60_000;
 
 /** How often each value of a field was told. */
 const tally = (outputs: ReadonlyArray<string>, field: string) => {
@@ -150,12 +150,20 @@ export const run = ({ faults: given, jobsPerSecond = 60, minutes, say, seed }: O
           lastRound === undefined ? "" : `; ${lastRound.given.submitted} jobs, ${lastRound.unfinished} unfinished`;
         say(`${String(at).padStart(4)} s  #${fault.number} ${fault.kind}: ${what}${jobs}`);
       });
+    let isEnding = false;
+    const isOver = () => isEnding;
+    yield* Effect.forkScoped(
+      Effect.delay(
+        Effect.sync(() => (isEnding = true)),
+        `${minutes} minutes`,
+      ),
+    );
     const striking = Effect.forEach(
       faults,
       (fault) =>
         Effect.gen(function* () {
           yield* Effect.sleep(Math.max(0, start + fault.atMillis - (yield* Clock.currentTimeMillis)));
-          const exit = yield* Effect.exit(Effect.scoped(strike(stage, runners, locks, fault)));
+          const exit = yield* Effect.exit(Effect.scoped(strike(stage, runners, locks, fault, isOver)));
           const count = counts.get(fault.kind);
           if (exit._tag === "Success") {
             if (count !== undefined) count.struck += 1;
@@ -178,22 +186,31 @@ export const run = ({ faults: given, jobsPerSecond = 60, minutes, say, seed }: O
     // Operators and retention go on, so that what dies late is worked on too; then only the runners.
     yield* watched(Effect.sleep("5 seconds"));
     yield* Effect.forEach(operators, ({ leave }) => leave, { concurrency: "unbounded" });
-    const settled = yield* Effect.raceFirst(
-      Effect.repeat(Effect.zipRight(Effect.sleep("500 millis"), Effect.option(look)), {
-        until: (_) => Option.isSome(_) && _.value.unfinished === 0,
-      }),
-      Deferred.await(violated),
-    ).pipe(Effect.timeoutOption(patienceMillis));
-    const last = Option.getOrUndefined(Option.flatten(settled)) ?? (yield* look);
-    if (last.unfinished > 0) {
-      const stuck = yield* Stage.ask<{ job: string }>(
-        stage.url(),
-        "SELECT to_jsonb(j)::text AS job FROM jobs j WHERE status IN ('pending', 'processing') LIMIT 5",
-      );
-      return yield* new Violation({
-        message: `${last.unfinished} jobs have not ended ${patienceMillis / 1000} s after the last fault:\n${stuck.map(({ job }) => job).join("\n")}`,
-      });
-    }
+    const settling = Effect.gen(function* () {
+      let least = Number.POSITIVE_INFINITY;
+      let since = yield* Clock.currentTimeMillis;
+      for (;;) {
+        yield* Effect.sleep("500 millis");
+        const now = yield* Clock.currentTimeMillis;
+        const seen = yield* Effect.either(look);
+        if (Either.isLeft(seen) && seen.left instanceof Violation) return yield* seen.left;
+        const unfinished = Either.isRight(seen) ? seen.right.unfinished : least;
+        if (Either.isRight(seen) && unfinished === 0) return seen.right;
+        if (unfinished < least) {
+          least = unfinished;
+          since = now;
+        }
+        if (now - since < patienceMillis) continue;
+        const stuck = yield* Stage.ask<{ job: string }>(
+          stage.url(),
+          "SELECT to_jsonb(j)::text AS job FROM jobs j WHERE status IN ('pending', 'processing') LIMIT 5",
+        );
+        const jobs = stuck.map(({ job }) => job).join("\n");
+        const message = `no job ended in ${patienceMillis / 1000} s without a fault, of ${unfinished} that are left:\n${jobs}`;
+        return yield* new Violation({ message });
+      }
+    });
+    const last = yield* Effect.raceFirst(settling, Deferred.await(violated));
     const arrived = yield* looking(account(load));
     yield* Effect.forEach(runners, ({ leave }) => leave, { concurrency: "unbounded" });
     const outputs = operators.map(({ output }) => output());

@@ -19,14 +19,12 @@ const startedAt = (stage: Stage) =>
   );
 
 const restarted = (stage: Stage, end: Effect.Effect<void>) =>
-  stage.alone(
-    Effect.gen(function* () {
-      const before = yield* startedAt(stage);
-      yield* stage.restart(end);
-      const after = yield* startedAt(stage);
-      return before === after ? yield* missed("it is the same server") : `it runs since ${after.slice(11, 19)}`;
-    }),
-  );
+  Effect.gen(function* () {
+    const before = yield* startedAt(stage);
+    yield* stage.restart(end);
+    const after = yield* startedAt(stage);
+    return before === after ? yield* missed("it is the same server") : `it runs since ${after.slice(11, 19)}`;
+  });
 
 /** Opens connections as an ordinary login until the server refuses one. */
 const takeAll = (stage: Stage, millis: number, meanwhile: Effect.Effect<void>) =>
@@ -84,71 +82,67 @@ const sortsWith = (client: pg.Client) =>
     ),
   );
 const forbidden = (stage: Stage, millis: number) =>
-  stage.alone(
-    Effect.acquireUseRelease(
-      Effect.zipRight(
-        ask(stage.url(), "ALTER SYSTEM SET temp_file_limit = 0"),
-        ask(stage.url(), "SELECT pg_reload_conf()"),
-      ),
-      () =>
-        Effect.scoped(
-          Effect.gen(function* () {
-            const client = yield* connected(stage.url());
-            const state = yield* Effect.repeat(sortsWith(client), {
-              until: (_) => _ !== "00000",
-              schedule: Schedule.intersect(Schedule.spaced("50 millis"), Schedule.recurs(40)),
-            }).pipe(Effect.zipRight(sortsWith(client)));
-            if (state !== "53400") return yield* missed(`sorting ended with ${state}`);
-            yield* Effect.sleep(millis);
-            return `sorting failed with ${state} for ${millis} ms`;
-          }),
-        ),
-      () =>
-        ask(stage.url(), "ALTER SYSTEM RESET temp_file_limit").pipe(
-          Effect.zipRight(ask(stage.url(), "SELECT pg_reload_conf()")),
-          Effect.retry({ times: 20, schedule: Schedule.spaced("250 millis") }),
-          Effect.orDie,
-        ),
+  Effect.acquireUseRelease(
+    Effect.zipRight(
+      ask(stage.url(), "ALTER SYSTEM SET temp_file_limit = 0"),
+      ask(stage.url(), "SELECT pg_reload_conf()"),
     ),
+    () =>
+      Effect.scoped(
+        Effect.gen(function* () {
+          const client = yield* connected(stage.url());
+          const state = yield* Effect.repeat(sortsWith(client), {
+            until: (_) => _ !== "00000",
+            schedule: Schedule.intersect(Schedule.spaced("50 millis"), Schedule.recurs(40)),
+          }).pipe(Effect.zipRight(sortsWith(client)));
+          if (state !== "53400") return yield* missed(`sorting ended with ${state}`);
+          yield* Effect.sleep(millis);
+          return `sorting failed with ${state} for ${millis} ms`;
+        }),
+      ),
+    () =>
+      ask(stage.url(), "ALTER SYSTEM RESET temp_file_limit").pipe(
+        Effect.zipRight(ask(stage.url(), "SELECT pg_reload_conf()")),
+        Effect.retry({ times: 20, schedule: Schedule.spaced("250 millis") }),
+        Effect.orDie,
+      ),
   );
 
 /** The names under which the backends that are there would make their temporary files lead to a device that is always full. */
 const fullDisk = (stage: Stage, millis: number) =>
-  stage.alone(
-    Effect.acquireUseRelease(
-      Effect.sync(() => [] as string[]),
-      (links) =>
-        Effect.scoped(
-          Effect.gen(function* () {
-            const client = yield* connected(stage.url());
-            const backends = yield* ask<{ pid: number }>(
-              stage.url(),
-              "SELECT pid FROM pg_stat_activity WHERE usename IS NOT NULL",
-            );
-            const folder = join(stage.server.dataDirectory, "base/pgsql_tmp");
-            yield* Effect.tryPromise(async () => {
-              const { gid, uid } = await fs.stat(stage.server.dataDirectory);
-              await fs.mkdir(folder, { recursive: true });
-              await fs.chown(folder, uid, gid);
-              for (const { pid } of backends) {
-                // Each backend counts its files.
-                for (let file = 0; file < 40; file++) {
-                  const link = join(folder, `pgsql_tmp${pid}.${file}`);
-                  await fs.symlink("/dev/full", link).then(
-                    () => links.push(link),
-                    () => undefined,
-                  );
-                }
+  Effect.acquireUseRelease(
+    Effect.sync(() => [] as string[]),
+    (links) =>
+      Effect.scoped(
+        Effect.gen(function* () {
+          const client = yield* connected(stage.url());
+          const backends = yield* ask<{ pid: number }>(
+            stage.url(),
+            "SELECT pid FROM pg_stat_activity WHERE usename IS NOT NULL",
+          );
+          const folder = join(stage.server.dataDirectory, "base/pgsql_tmp");
+          yield* Effect.tryPromise(async () => {
+            const { gid, uid } = await fs.stat(stage.server.dataDirectory);
+            await fs.mkdir(folder, { recursive: true });
+            await fs.chown(folder, uid, gid);
+            for (const { pid } of backends) {
+              // Each backend counts its files.
+              for (let file = 0; file < 40; file++) {
+                const link = join(folder, `pgsql_tmp${pid}.${file}`);
+                await fs.symlink("/dev/full", link).then(
+                  () => links.push(link),
+                  () => undefined,
+                );
               }
-            });
-            const state = yield* sortsWith(client);
-            if (state !== "53100") return yield* missed(`sorting ended with ${state}`);
-            yield* Effect.sleep(millis);
-            return `sorting failed with ${state} in ${backends.length} backends`;
-          }),
-        ),
-      (links) => Effect.promise(() => Promise.all(links.map((link) => fs.rm(link, { force: true })))),
-    ),
+            }
+          });
+          const state = yield* sortsWith(client);
+          if (state !== "53100") return yield* missed(`sorting ended with ${state}`);
+          yield* Effect.sleep(millis);
+          return `sorting failed with ${state} in ${backends.length} backends`;
+        }),
+      ),
+    (links) => Effect.promise(() => Promise.all(links.map((link) => fs.rm(link, { force: true })))),
   );
 
 /** Does it and undoes it. What it returns says what it met. */
@@ -157,18 +151,23 @@ export const strike = (
   members: ReadonlyArray<Member>,
   locks: ReadonlyArray<Effect.Semaphore>,
   { force, kind, target }: Fault,
+  isOver: () => boolean,
 ): Effect.Effect<string, unknown> => {
   const proxy = stage.proxies[target];
   const member = members[target];
   const lock = locks[target];
   if (proxy === undefined) return missed(`there is no proxy ${target}`);
+  // What had to wait until the time was over is left out. Nothing is asked of the server before it is its turn.
+  const timely = (act: () => Effect.Effect<string, unknown>) =>
+    Effect.suspend(() => (isOver() ? missed("the time was over") : act()));
   const toMember = (act: (member: Member) => Effect.Effect<string, unknown>) =>
     member === undefined || lock === undefined
       ? missed(`there is no runner ${target}`)
-      : lock.withPermits(1)(act(member));
+      : lock.withPermits(1)(timely(() => act(member)));
+  const toServer = (act: () => Effect.Effect<string, unknown>) => stage.lock.withPermits(1)(timely(act));
   const ways: Readonly<Record<Kind, () => Effect.Effect<string, unknown>>> = {
-    "fast restart of the server": () => restarted(stage, stage.server.stop),
-    "immediate restart of the server": () => restarted(stage, stage.endAtOnce),
+    "fast restart of the server": () => toServer(() => restarted(stage, stage.server.stop)),
+    "immediate restart of the server": () => toServer(() => restarted(stage, stage.endAtOnce)),
     "kill -9 of a runner": () => toMember(({ name, replace }) => Effect.as(replace, `${name}, and another one began`)),
     "frozen runner": () =>
       toMember(({ name, send }) => {
@@ -195,9 +194,9 @@ export const strike = (
           : Effect.succeed(`${some.length} of ${heard.length}`);
       }),
     // With nothing to be had, those of one runner are cut, so that it needs new ones.
-    "no connection left": () => stage.alone(takeAll(stage, between(2000, 5000, force), Effect.sync(proxy.cut))),
-    "cancelled backends": () => stage.alone(signalled(stage, "cancel", between(2, 12, force))),
-    "terminated backends": () => stage.alone(signalled(stage, "terminate", between(2, 12, force))),
+    "no connection left": () => toServer(() => takeAll(stage, between(2000, 5000, force), Effect.sync(proxy.cut))),
+    "cancelled backends": () => toServer(() => signalled(stage, "cancel", between(2, 12, force))),
+    "terminated backends": () => toServer(() => signalled(stage, "terminate", between(2, 12, force))),
     "shifted clock of a runner": () =>
       toMember(({ name, output, send }) =>
         Effect.gen(function* () {
@@ -211,8 +210,8 @@ export const strike = (
           return `${name} is ${Number(heard.at(-1)?.[1]) / 60_000} minutes off`;
         }),
       ),
-    "temporary files forbidden": () => forbidden(stage, between(1000, 4000, force)),
-    "temporary files on a full disk": () => fullDisk(stage, between(1000, 4000, force)),
+    "temporary files forbidden": () => toServer(() => forbidden(stage, between(1000, 4000, force))),
+    "temporary files on a full disk": () => toServer(() => fullDisk(stage, between(1000, 4000, force))),
   };
   return ways[kind]();
 };

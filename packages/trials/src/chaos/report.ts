@@ -20,7 +20,7 @@ const table = (head: ReadonlyArray<string>, rows: ReadonlyArray<ReadonlyArray<st
 
 const faults = ({ faults: all }: Outcome) =>
   table(
-    ["fault", "struck and survived", "met nothing"],
+    ["fault", "struck and survived", "met nothing or came too late"],
     all.map(({ kind, missed, struck }) => [kind, whole(struck), whole(missed)]),
   );
 
@@ -97,8 +97,8 @@ Every few seconds and at the end, each time in one snapshot:
   tenants was not there;
 * each submission that was answered is there. One whose answer was lost is there whole or not at all, and nothing else is there.
 
-At the end every job must have come to its end within 90 seconds after the last fault, and every runner must end in order when it
-is told to. A runner that ends by itself, and a defect in an operator's call, are violations too.
+At the end every job must come to its end, without a minute in which none does, and every runner must end in order when it is told
+to. A runner that ends by itself, and a defect in an operator's call, are violations too.
 
 ## What each fault does
 

@@ -190,7 +190,7 @@ export interface Stage {
   /** Before the checker; it is not tormented, but it moves with the server. */
   readonly steady: Proxy.Proxy;
   /** The lock of what concerns the server as a whole. */
-  readonly alone: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>;
+  readonly lock: Effect.Semaphore;
 }
 
 export const make = (own: Readonly<Record<string, string>> = settings) =>
@@ -215,7 +215,7 @@ export const make = (own: Readonly<Record<string, string>> = settings) =>
       }),
       proxies,
       steady,
-      alone: lock.withPermits(1),
+      lock,
     };
     return stage;
   });
