@@ -1,6 +1,7 @@
 /** How each kind of fault is done. Each says what it met, and fails when it did nothing: then it does not count. */
 import * as fs from "node:fs/promises";
 import { join } from "node:path";
+import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
 import * as Schedule from "effect/Schedule";
@@ -9,7 +10,8 @@ import type { Fault, Kind } from "./plan.js";
 import { ask, connected, leaseMillis, type Member, type Stage, urlAs } from "./stage.js";
 import { filler, login } from "./tables.js";
 
-const missed = (why: string) => Effect.fail(new Error(why));
+class Missed extends Data.TaggedError("Missed")<{ readonly message: string }> {}
+const missed = (message: string) => new Missed({ message });
 const between = (least: number, most: number, force: number) => Math.round(least + (most - least) * force);
 
 const startedAt = (stage: Stage) =>

@@ -127,7 +127,7 @@ const main = Effect.gen(function* () {
   const all: ReadonlyArray<readonly [string, (appId: string) => Effect.Effect<unknown, unknown, SqlClient.SqlClient>]> =
     Object.entries(work === "operate" ? yield* operations(name) : yield* retentions(name));
   yield* tell({ ready: true });
-  yield* Effect.gen(function* () {
+  return yield* Effect.gen(function* () {
     const [what, operation] = all[yield* Random.nextIntBetween(0, all.length)] ?? (yield* Effect.dieMessage("nothing"));
     const appId = appIds[yield* Random.nextIntBetween(0, appIds.length)] ?? "";
     yield* attempted(what, operation(appId));
@@ -136,13 +136,11 @@ const main = Effect.gen(function* () {
 });
 
 NodeRuntime.runMain(
-  main.pipe(
-    Effect.provide(
-      Layer.provideMerge(
-        DatabaseService.layer,
-        Client.layerConfig({ maxConnections: 4, applicationName: "chaos operator" }),
-      ),
+  Effect.provide(
+    main,
+    DatabaseService.layer.pipe(
+      Layer.provideMerge(Client.layerConfig({ maxConnections: 4, applicationName: "chaos operator" })),
+      Layer.merge(Logger.minimumLogLevel(LogLevel.Error)),
     ),
-    Effect.provide(Logger.minimumLogLevel(LogLevel.Error)),
   ),
 );

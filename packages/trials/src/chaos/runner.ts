@@ -10,6 +10,7 @@ import { DatabaseService } from "@parametric-portal/database/repos";
 import { JobRejected } from "@parametric-portal/jobs/job-type";
 import * as Runner from "@parametric-portal/jobs/runner";
 import * as Console from "effect/Console";
+import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Logger from "effect/Logger";
@@ -24,6 +25,8 @@ const Task = S.Struct({
   leaseMillis: S.Int,
   measureMillis: S.NullOr(S.Int),
 });
+
+class NotYet extends Data.TaggedError("NotYet")<{ readonly message: string }> {}
 
 /** One run in twenty also looks for what it must not see. */
 const looks = (jobId: string) => Number.parseInt(jobId.slice(-2), 16) % 20 === 0;
@@ -53,15 +56,17 @@ const main = Effect.gen(function* () {
       leave(job).pipe(
         Effect.zipRight(Effect.sleep(millis)),
         Effect.zipRight(
-          job.replays < rounds ? Effect.fail(new Error("not before it was replayed again")) : Effect.void,
+          job.replays < rounds ? Effect.fail(new NotYet({ message: "not before it was replayed again" })) : Effect.void,
         ),
       ),
     ),
     Plain.toLayer(({ millis }, job) => Effect.zipRight(leave(job), Effect.sleep(millis))),
     Flaky.toLayer(({ fails, millis }, job) =>
-      Effect.sleep(millis).pipe(
-        Effect.zipRight(job.attempt <= fails ? Effect.fail(new Error("not at first")) : leave(job)),
-      ),
+      Effect.gen(function* () {
+        yield* Effect.sleep(millis);
+        if (job.attempt <= fails) return yield* new NotYet({ message: "not at first" });
+        yield* leave(job);
+      }),
     ),
     Refused.toLayer(() => Effect.fail(new JobRejected({ problem: "nobody wants it" }))),
   );

@@ -6,6 +6,7 @@ import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
+import * as Data from "effect/Data";
 import * as Deferred from "effect/Deferred";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
@@ -41,7 +42,8 @@ export const urlAs = (
   return Redacted.make(other.href);
 };
 
-const failed = (error: unknown) => (error instanceof Error ? error : new Error(String(error)));
+class Unanswered extends Data.TaggedError("Unanswered")<{ readonly message: string }> {}
+const failed = (error: unknown) => new Unanswered({ message: error instanceof Error ? error.message : String(error) });
 
 /** A connection of its own, closed with the scope. */
 export const connected = (url: Redacted.Redacted) =>
