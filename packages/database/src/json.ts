@@ -30,6 +30,12 @@ export const depthOf = (text: string): number => {
   return deepest;
 };
 
+/** Whether lists and objects are nested deeper in a value of JSON than so many levels. */
+export const isDeeper = (value: unknown, levels: number): boolean =>
+  typeof value === "object" &&
+  value !== null &&
+  (levels === 0 || Object.values(value).some((inner) => isDeeper(inner, levels - 1)));
+
 const identifier = /^[A-Za-z_$][\w$]*$/;
 const child = (path: string, key: string) =>
   identifier.test(key) ? `${path}.${key}` : `${path}[${JSON.stringify(key)}]`;

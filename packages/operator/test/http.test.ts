@@ -210,6 +210,44 @@ layer(TestDatabase, { excludeTestServices: true, timeout: "2 minutes" })("the AP
     }),
   );
 
+  it.scoped("names a letter whose payload is nested too deep, and shows the others of its page", () =>
+    Effect.gen(function* () {
+      const { dead, mine, port, tokenOf } = yield* filled;
+      const token = tokenOf("operator");
+      const id = randomUUID();
+      const line = {
+        id,
+        originalJobId: id,
+        appId: mine,
+        type: "deep",
+        payload: null,
+        errorReason: "MaxRetries",
+        attempts: 1,
+        errorHistory: [],
+        dlqAt: "2026-01-31T12:00:00Z",
+      };
+      const payload = "[".repeat(6000) + "]".repeat(6000);
+      const imported = yield* ask(port, "/api/v1/import", {
+        raw: `${JSON.stringify(line).replace('"payload":null', `"payload":${payload}`)}\n`,
+        token,
+        headers: { "content-type": "application/x-ndjson" },
+      });
+      assert.deepInclude(imported.body, { lines: 1, imported: 1 });
+      const page = yield* ask(port, "/api/v1/letters", { token });
+      assert.strictEqual(page.status, 200);
+      assert.deepStrictEqual(
+        [page.body.items.map((_: { id: string }) => _.id), page.body.unreadable.map((_: { id: string }) => _.id)],
+        [[dead.id], [id]],
+      );
+      for (const path of [`letters/${id}`, `letters/${id}/raw`]) {
+        assert.strictEqual((yield* ask(port, `/api/v1/${path}`, { token })).status, 422, path);
+      }
+      const preview = yield* ask(port, "/api/v1/preview", { token });
+      assert.deepStrictEqual([preview.status, preview.body.count, preview.body.sample.length], [200, 2, 1]);
+      assert.include((yield* ask(port, "/api/v1/export?type=deep", { token })).raw, payload);
+    }),
+  );
+
   it.scoped("exports what an import takes in again: exact, once, and of the token's tenant only", () =>
     Effect.gen(function* () {
       const { db, dead, foreign, mine, port, theirs, tokenOf } = yield* filled;

@@ -10,11 +10,14 @@ import * as HttpApiBuilder from "@effect/platform/HttpApiBuilder";
 import type * as HttpServerRequest from "@effect/platform/HttpServerRequest";
 import * as HttpServerResponse from "@effect/platform/HttpServerResponse";
 import * as Client from "@parametric-portal/database/client";
+import { BadRow } from "@parametric-portal/database/errors";
 import { checkFilter, type JobDlqFilter } from "@parametric-portal/database/job-dlq/filter";
 import { JobDlqGroup } from "@parametric-portal/database/job-dlq/insight";
 import { JobDlqRound, JobHistory } from "@parametric-portal/database/job-dlq/lineage";
+import { isDeeper, maxDepth } from "@parametric-portal/database/json";
 import type { JobDlq } from "@parametric-portal/database/models";
 import { DatabaseService } from "@parametric-portal/database/repos";
+import * as Arr from "effect/Array";
 import * as Clock from "effect/Clock";
 import * as Effect from "effect/Effect";
 import * as Either from "effect/Either";
@@ -93,6 +96,14 @@ const shown =
     return seesPayloads ? stored : { ...stored, payload: null, errorHistory: [], isHidden: true };
   };
 const timeOf = (at: Date | null) => (at === null ? null : at.toISOString());
+
+/** What was stored past this package may be nested so deep that nothing can write it as JSON. It must not hide the others. */
+const fitting = (letter: JobDlq): Either.Either<JobDlq, BadRow> =>
+  isDeeper(letter.payload, maxDepth)
+    ? Either.left(
+        new BadRow({ table: "job_dlq", id: letter.id, problem: `payload is nested deeper than ${maxDepth} levels` }),
+      )
+    : Either.right(letter);
 
 type FilterParams = Omit<JobDlqFilter, "type" | "all"> & {
   readonly type?: string;
@@ -179,9 +190,13 @@ export const reading = HttpApiBuilder.group(Api, "reading", (handlers) => {
           const { bad, items, next } = yield* inside(
             db.jobDlq.page(yield* filterOf(caller, urlParams), { limit: limit ?? 50, cursor }),
           );
+          const [deep, fit] = Arr.partitionMap(items, fitting);
           return {
-            items: items.map(shown(caller)),
-            unreadable: bad.map(({ id, message }) => ({ id, problem: caller.seesPayloads ? message : null })),
+            items: fit.map(shown(caller)),
+            unreadable: [...bad, ...deep].map(({ id, message }) => ({
+              id,
+              problem: caller.seesPayloads ? message : null,
+            })),
             next: Option.getOrNull(next),
           };
         }),
@@ -189,13 +204,12 @@ export const reading = HttpApiBuilder.group(Api, "reading", (handlers) => {
     )
     .handle("letter", ({ path }) =>
       as("viewer", (db, caller, inside) =>
-        Effect.flatMap(
-          inside(db.jobDlq.get(path.id)),
-          Option.match({
-            onNone: () => new NotFound({ detail: `There is no dead letter ${path.id} in the token's scope.` }),
-            onSome: (letter) => Effect.succeed(shown(caller)(letter)),
-          }),
-        ),
+        Effect.gen(function* () {
+          const letter = yield* inside(db.jobDlq.get(path.id));
+          return Option.isSome(letter)
+            ? shown(caller)(yield* fitting(letter.value))
+            : yield* new NotFound({ detail: `There is no dead letter ${path.id} in the token's scope.` });
+        }),
       ),
     )
     .handle("raw", ({ path }) =>
@@ -204,7 +218,7 @@ export const reading = HttpApiBuilder.group(Api, "reading", (handlers) => {
           if (!caller.seesPayloads) return yield* new Forbidden({ detail: "The token may not see payloads." });
           const letter = yield* inside(db.jobDlq.view(path.id, { actor: caller.name }));
           return Option.isSome(letter)
-            ? shown(caller)(letter.value)
+            ? shown(caller)(yield* fitting(letter.value))
             : yield* new NotFound({ detail: `There is no dead letter ${path.id} in the token's scope.` });
         }),
       ),
@@ -227,7 +241,14 @@ export const reading = HttpApiBuilder.group(Api, "reading", (handlers) => {
           const { asOf, byReason, byType, count, isExact, sample } = yield* inside(
             db.jobDlq.preview(yield* filterOf(caller, urlParams), { most: urlParams.most }),
           );
-          return { count, isExact, asOf, byType, byReason, sample: sample.map(shown(caller)) };
+          return {
+            count,
+            isExact,
+            asOf,
+            byType,
+            byReason,
+            sample: Arr.getRights(sample.map(fitting)).map(shown(caller)),
+          };
         }),
       ),
     )
@@ -294,7 +315,7 @@ export const reading = HttpApiBuilder.group(Api, "reading", (handlers) => {
           );
           return yield* events(
             Stream.map(arrivals, ({ letter, position }) =>
-              Either.match(letter, {
+              Either.match(Either.flatMap(letter, fitting), {
                 onLeft: ({ message }) => event("unreadable", { detail: caller.seesPayloads ? message : "" }, position),
                 onRight: (one) => event("letter", shown(caller)(one), position),
               }),
