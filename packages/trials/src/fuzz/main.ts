@@ -75,7 +75,8 @@ const main = Effect.gen(function* () {
           path: given.path,
           url: Redacted.value(url),
           onTold: (told) => {
-            if (told.kind === "result") console.error(Report.line(told.result));
+            if (told.kind !== "result") return;
+            console.error([Report.line(told.result), ...told.result.failures.map(Report.told)].join("\n"));
           },
         });
         results.push(...watched.results);
