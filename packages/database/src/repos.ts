@@ -396,6 +396,11 @@ export const makeJobDlqRepo = Effect.gen(function* () {
           );
     });
 
+  // JavaScript passes anything, and the driver would write a list as an array.
+  const typeOf = (operation: string, { type }: PendingOptions) =>
+    type === undefined || typeof type === "string"
+      ? Effect.void
+      : new InvalidInput({ operation, field: "type", problem: "is no text" });
   const pending = ({ type }: PendingOptions) =>
     sql`d.replayed_at IS NULL ${type === undefined ? sql`` : sql`AND d.type COLLATE "C" = ${type}`}`;
 
@@ -487,11 +492,13 @@ export const makeJobDlqRepo = Effect.gen(function* () {
 
     /** Pending dead letters, newest first by (dlq_at, id). Stored rows that do not fit the model are left out and logged. */
     listPending: Effect.fn("jobDlq.listPending")(function* (options: PendingOptions = {}) {
+      yield* typeOf("jobDlq.listPending", options);
       return yield* read.good(yield* newestOnly(sql, "jobDlq.listPending", pending(options), options));
     }),
 
     /** {@link JobDlqPage}: pending dead letters page by page. Every row that stays pending is visited exactly once. */
     pagePending: Effect.fn("jobDlq.pagePending")(function* (options: PendingOptions = {}) {
+      yield* typeOf("jobDlq.pagePending", options);
       const { next, rows } = yield* newestFirst(sql, "jobDlq.pagePending", pending(options), options);
       const result: JobDlqPage = { ...read.partition(rows), next };
       return result;

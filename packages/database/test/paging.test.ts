@@ -259,6 +259,7 @@ layer(TestDatabase, { excludeTestServices: true })("listPending and pagePending"
         const asked = {
           pagePending: jobDlq.pagePending({ cursor: given }),
           listPending: jobDlq.listPending({ cursor: given }),
+          pagePendingOfType: jobDlq.pagePending({ type: given }),
           page: jobDlq.page({}, { cursor: given }),
           events: jobDlq.events({ cursor: given }),
           get: jobDlq.get(given),
