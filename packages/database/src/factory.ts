@@ -210,7 +210,7 @@ export const repo = <M extends Model.AnyNoContext, const C extends Config>(model
             if (!changeable.has(key)) {
               return yield* new InvalidInput({ operation, field: key, problem: "cannot be changed" });
             }
-            return value instanceof Now
+            return value === Update.now
               ? sql`${sql(key)} = now()`
               : sql`${sql(key)} = ${yield* column.value(operation, value)}`;
           }),

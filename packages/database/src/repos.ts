@@ -35,7 +35,7 @@ import { makeRetention } from "./job-dlq/retention.js";
 import { makeTransfer } from "./job-dlq/transfer.js";
 import { App, Job, JobDlq, JobDlqReason, JobStatus } from "./models.js";
 import { refused, refusedWrite } from "./refusal.js";
-import { decodeCount, encoderOf, type Insert, rowsOf } from "./rows.js";
+import { decodeCount, encoderOf, type Insert, lookedAt, rowsOf } from "./rows.js";
 import { withTransaction } from "./transaction.js";
 
 // --- bulk inserts ------------------------------------------------------------
@@ -379,22 +379,27 @@ export const makeJobDlqRepo = Effect.gen(function* () {
           ),
         }
       : entry;
-  const checked = (operation: string, entry: Insert<typeof JobDlq.insert.Type>, prefix = "") =>
-    Either.flatMap(encode(operation, bounded(entry), prefix), (columns) => {
-      const { attempts, type } = columns;
-      if (typeof type === "string" && type.trim() === "") {
-        return Either.left(new InvalidInput({ operation, field: `${prefix}type`, problem: "is blank" }));
-      }
-      return typeof attempts === "number" && Number.isInteger(attempts) && attempts >= 0 && attempts <= 2_147_483_647
-        ? Either.right(columns)
-        : Either.left(
-            new InvalidInput({
-              operation,
-              field: `${prefix}attempts`,
-              problem: `is ${attempts}; it must be a whole number, 0 or more`,
-            }),
-          );
-    });
+  const checked = (operation: string, entry: Insert<typeof JobDlq.insert.Type>, prefix = "") => {
+    const given = lookedAt(operation, prefix, () => Either.right(bounded(entry)));
+    return Either.flatMap(
+      Either.flatMap(given, (_) => encode(operation, _, prefix)),
+      (columns) => {
+        const { attempts, type } = columns;
+        if (typeof type === "string" && type.trim() === "") {
+          return Either.left(new InvalidInput({ operation, field: `${prefix}type`, problem: "is blank" }));
+        }
+        return typeof attempts === "number" && Number.isInteger(attempts) && attempts >= 0 && attempts <= 2_147_483_647
+          ? Either.right(columns)
+          : Either.left(
+              new InvalidInput({
+                operation,
+                field: `${prefix}attempts`,
+                problem: `is ${attempts}; it must be a whole number, 0 or more`,
+              }),
+            );
+      },
+    );
+  };
 
   // JavaScript passes anything, and the driver would write a list as an array.
   const typeOf = (operation: string, { type }: PendingOptions) =>

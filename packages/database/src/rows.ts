@@ -13,7 +13,7 @@ import * as S from "effect/Schema";
 import * as AST from "effect/SchemaAST";
 import { BadRow, InvalidInput } from "./errors.js";
 import { firstIssue } from "./issue.js";
-import { notStorable, textProblem } from "./json.js";
+import { notStorable, textOf, textProblem } from "./json.js";
 
 // --- out ---------------------------------------------------------------------
 
@@ -119,6 +119,21 @@ const notEncodable = (operation: string, field: string) => (error: ParseResult.P
   });
 };
 
+/** What looking at a value of the caller's gives. Its own code may throw then: a getter's, a proxy's. */
+export const lookedAt = <A>(
+  operation: string,
+  place: string,
+  look: () => Either.Either<A, InvalidInput>,
+): Either.Either<A, InvalidInput> => {
+  try {
+    return look();
+  } catch (error) {
+    const said = textOf(() => (error instanceof Error ? error.message : error), "its own code threw what has no text");
+    const field = place.replace(/\.$/, "") || "input";
+    return Either.left(new InvalidInput({ operation, field, problem: `cannot be read: ${said}` }));
+  }
+};
+
 /** The names of a schema's fields, as the application sees them. */
 export const fieldsOf = (schema: S.Schema.All): ReadonlyArray<string> =>
   AST.getPropertySignatures(AST.typeAST(schema.ast)).map(({ name }) => String(name));
@@ -134,7 +149,11 @@ export const encoderOf = <M extends Model.AnyNoContext>(model: M) => {
     .map(({ name }) => String(name))
     .filter((name) => isJsonField(model, name));
   const encode = S.encodeUnknownEither(schema);
-  return (operation: string, row: object, prefix = ""): Either.Either<Record<string, unknown>, InvalidInput> => {
+  const encoded = (
+    operation: string,
+    row: object,
+    prefix: string,
+  ): Either.Either<Record<string, unknown>, InvalidInput> => {
     if (typeof row !== "object" || row === null) {
       return Either.left(new InvalidInput({ operation, field: prefix || "input", problem: "is no object" }));
     }
@@ -144,13 +163,13 @@ export const encoderOf = <M extends Model.AnyNoContext>(model: M) => {
       const problem = jsonProblem(operation, `${prefix}${name}`, given[name]);
       if (problem !== undefined) return Either.left(problem);
     }
-    const encoded = encode(given);
-    if (Either.isLeft(encoded)) {
-      const invalid = notEncodable(operation, "")(encoded.left);
+    const fitting = encode(given);
+    if (Either.isLeft(fitting)) {
+      const invalid = notEncodable(operation, "")(fitting.left);
       return Either.left(new InvalidInput({ ...invalid, operation, field: `${prefix}${invalid.field}` }));
     }
     const columns: Record<string, unknown> = {};
-    for (const [name, value] of Object.entries(encoded.right)) {
+    for (const [name, value] of Object.entries(fitting.right)) {
       const isJsonText = json.includes(name);
       if (given[name] === undefined && !isJsonText) continue;
       // What was storable as JSON is so as text.
@@ -160,6 +179,8 @@ export const encoderOf = <M extends Model.AnyNoContext>(model: M) => {
     }
     return Either.right(columns);
   };
+  return (operation: string, row: object, prefix = "") =>
+    lookedAt(operation, prefix, () => encoded(operation, row, prefix));
 };
 
 const fieldSchema = (model: Model.AnyNoContext, name: string): S.Schema<unknown, unknown> | undefined => {
@@ -184,24 +205,23 @@ export const columnsOf = (model: Model.AnyNoContext): Readonly<Record<string, Co
   for (const name of Object.keys(model.fields)) {
     const schema = fieldSchema(model, name);
     if (schema === undefined) continue;
-    const encode = S.encodeUnknown(schema);
+    const encode = S.encodeUnknownEither(schema);
     const fits = S.is(S.typeSchema(schema));
     const json = isJson(schema.ast);
-    const value: Column["value"] = (operation, input) =>
-      Effect.gen(function* () {
-        const notJson = json ? jsonProblem(operation, name, input) : undefined;
-        if (notJson !== undefined) return yield* notJson;
-        const encoded = yield* Effect.mapError(encode(input), notEncodable(operation, name));
-        const notText = badText(operation, name, encoded);
-        if (notText !== undefined) return yield* notText;
-        return encoded;
+    const encoded = (operation: string, input: unknown): Either.Either<unknown, InvalidInput> => {
+      const notJson = json ? jsonProblem(operation, name, input) : undefined;
+      if (notJson !== undefined) return Either.left(notJson);
+      return Either.flatMap(Either.mapLeft(encode(input), notEncodable(operation, name)), (column) => {
+        const notText = badText(operation, name, column);
+        return notText === undefined ? Either.right(column) : Either.left(notText);
       });
+    };
     columns[name] = {
-      value,
+      value: (operation, input) => lookedAt(operation, name, () => encoded(operation, input)),
       operand: (operation, input) =>
-        !json && !fits(input) && fits(Option.some(input))
-          ? value(operation, Option.some(input))
-          : value(operation, input),
+        lookedAt(operation, name, () =>
+          encoded(operation, !json && !fits(input) && fits(Option.some(input)) ? Option.some(input) : input),
+        ),
     };
   }
   return columns;

@@ -7,6 +7,7 @@ import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
 import * as Client from "../src/client.js";
 import { maxErrorLength, maxHistory } from "../src/error-text.js";
+import { InvalidInput } from "../src/errors.js";
 import { DatabaseService } from "../src/repos.js";
 import { letter, newTenant, TestDatabase } from "./support/database.js";
 
@@ -175,6 +176,41 @@ layer(TestDatabase, { excludeTestServices: true })("jobDlq", (it) => {
         }),
       );
     }
+
+    it.effect("what throws when it is looked at", () =>
+      Effect.gen(function* () {
+        const db = yield* DatabaseService;
+        const appId = yield* newTenant;
+        const { proxy, revoke } = Proxy.revocable<Array<never>>([], {});
+        revoke();
+        const throwing = new Proxy(
+          {},
+          {
+            get: () => {
+              throw new Error("not mine");
+            },
+          },
+        );
+        const refused = (call: Effect.Effect<unknown, unknown, SqlClient.SqlClient>) =>
+          Effect.map(Effect.flip(Client.tenant(appId)(call)), (error) => {
+            assert.instanceOf(error, InvalidInput);
+            return error.field;
+          });
+        const given = letter(appId);
+        assert.strictEqual(yield* refused(db.jobDlq.insert(throwing as never)), "input");
+        for (const field of ["payload", "errorHistory", "dlqAt", "type", "userId"]) {
+          for (const value of [proxy, throwing]) {
+            yield* refused(db.jobDlq.insert({ ...given, [field]: value }));
+            yield* refused(db.jobDlq.insertMany([given, { ...given, [field]: value }]));
+          }
+        }
+        for (const field of ["payload", "priority", "scheduledAt", "type"]) {
+          for (const value of [proxy, throwing])
+            yield* refused(db.jobs.set({ status: "pending" }, { [field]: value } as never));
+        }
+        assert.strictEqual(yield* Client.tenant(appId)(db.jobDlq.count()), 0);
+      }),
+    );
 
     it.effect("an entry that is no object", () =>
       Effect.gen(function* () {
