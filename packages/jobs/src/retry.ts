@@ -54,6 +54,8 @@ export const policyOf = (options: RetryOptions = {}): RetryPolicy | string => {
 
 /** The wait after the given attempt failed (1 is the first), in milliseconds. `chance` is 0 to 1. */
 export const delayMillis = (policy: RetryPolicy, attempt: number, chance: number): number => {
-  const whole = Math.min(policy.maxMillis, policy.initialMillis * policy.factor ** Math.min(attempt - 1, 1000));
+  // Beyond any number, and so no wait at all would be none that is a number.
+  const grown = Math.min(policy.factor ** Math.min(attempt - 1, 1000), Number.MAX_VALUE);
+  const whole = Math.min(policy.maxMillis, policy.initialMillis * grown);
   return Math.round(whole * (1 - policy.jitter * chance));
 };

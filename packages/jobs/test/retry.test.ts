@@ -2,6 +2,7 @@
 import { assert, describe, it } from "@effect/vitest";
 import * as Duration from "effect/Duration";
 import * as fc from "effect/FastCheck";
+import { campaign } from "../../database/test/support/campaign.js";
 import { delayMillis, maxDelayMillis, policyOf, type RetryOptions, type RetryPolicy } from "../src/retry.js";
 
 const policy = (options: RetryOptions = {}): RetryPolicy => {
@@ -17,6 +18,7 @@ describe("the wait for the next attempt", () => {
       [1, 2, 3, 4, 5, 6, 1_000_000].map((attempt) => delayMillis(given, attempt, 1)),
       [1000, 2000, 4000, 8000, 10_000, 10_000, 10_000],
     );
+    assert.strictEqual(delayMillis(policy({ initial: 0, factor: 3, max: 1 }), 1000, 0), 0);
     fc.assert(
       fc.property(
         fc.record({
@@ -31,6 +33,7 @@ describe("the wait for the next attempt", () => {
           assert.isAtLeast(next ?? -1, now ?? 0);
         },
       ),
+      campaign("waits for the next attempt", 10_000, 1000),
     );
   });
 

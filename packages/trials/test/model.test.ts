@@ -17,6 +17,9 @@ const Queue = Layer.provideMerge(JobStoreSql.layerDesk, TestDatabase);
 /** The whole campaign takes long on a busy machine. */
 const long = 7_200_000;
 
+/** Cases of the whole campaign; `TEST_CASES` asks for more. */
+const whole = Number(process.env.TEST_CASES ?? 300);
+
 /** Steps per case. */
 const length = 40;
 
@@ -49,7 +52,7 @@ describe("the queue", () => {
         yield* Effect.promise(() =>
           fc.assert(
             fc.asyncProperty(cases(length), (commands) => runCase(run, newTenant, tally, commands)),
-            campaign("the queue and its model", 2000, 20),
+            campaign("the queue and its model", whole, 20),
           ),
         );
         console.log(

@@ -244,7 +244,7 @@ layer(TestDatabase, { excludeTestServices: true })("restore without the unique i
       yield* sql`DROP INDEX idx_job_dlq_events_undoes`;
       yield* restoreAnyway(of);
       const broken = yield* Effect.exit(balance({ appId: of.appId, inserted: 1, submitted: 1, purgedJobs: 0 }));
-      assert.match(String(broken), /dead letters: 1 inserted/);
+      assert.match(Exit.isFailure(broken) ? Cause.pretty(broken.cause) : "holds", /dead letters: 1 inserted/);
       assert.match(String(yield* Effect.exit(eachOnce(of.appId))), /in more places than it came in/);
     }),
   );

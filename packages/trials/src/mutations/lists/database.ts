@@ -496,7 +496,7 @@ export const inputList: ReadonlyArray<Mutation> = [
   ),
   page(
     "a cursor that is none begins anew",
-    "onNone: () => new InvalidCursor({ operation, cursor: cursor.slice(0, 200) }),",
+    "onNone: () => invalidCursor(operation, cursor),",
     "onNone: () => Effect.succeedNone,",
     paging("refuse a cursor that was tampered with, and one that is no cursor"),
   ),

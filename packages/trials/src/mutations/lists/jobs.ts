@@ -148,7 +148,7 @@ export const jobsList: ReadonlyArray<Mutation> = [
   ),
   store(
     "cancelling: a job that has ended",
-    "WHERE j.id = held.id AND j.status IN ('pending', 'processing')",
+    "WHERE j.id = held.id AND held.status IN ('pending', 'processing')",
     "WHERE j.id = held.id",
     conformance("cancels a job that waits, one that runs, and none that has ended"),
   ),
@@ -298,8 +298,8 @@ export const jobsList: ReadonlyArray<Mutation> = [
   ),
   retry(
     "a wait without a cap",
-    "Math.min(policy.maxMillis, policy.initialMillis * policy.factor ** Math.min(attempt - 1, 1000))",
-    "policy.initialMillis * policy.factor ** Math.min(attempt - 1, 1000)",
+    "Math.min(policy.maxMillis, policy.initialMillis * grown)",
+    "policy.initialMillis * grown",
     retries("grows to its cap and no further"),
   ),
   retry(
