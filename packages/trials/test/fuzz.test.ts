@@ -9,7 +9,7 @@ import * as Logger from "effect/Logger";
 import * as LogLevel from "effect/LogLevel";
 import * as Redacted from "effect/Redacted";
 import { inject } from "vitest";
-import { rounds, seed } from "../../database/test/support/campaign.js";
+import { isFull, rounds, seed } from "../../database/test/support/campaign.js";
 import type {} from "../../database/test/support/global-setup.js";
 import { exchange, judged } from "../src/fuzz/http.js";
 import * as Report from "../src/fuzz/report.js";
@@ -136,7 +136,7 @@ describe("a failure is seen:", () => {
     ["rejects on its own", /nobody waits/],
     ["throws on its own", /nobody catches/],
   ] as const) {
-    it.concurrent(`by the parent: ${group}`, async () => {
+    it.concurrent.runIf(isFull || group === "ends the process")(`by the parent: ${group}`, async () => {
       const { failures, results } = await Effect.runPromise(
         watch({
           module: fileURLToPath(new URL("support/broken.ts", import.meta.url)),

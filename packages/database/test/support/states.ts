@@ -142,6 +142,12 @@ export const letterTransitions: ReadonlyArray<Transition> = [
   { from: "replayed", to: "erased", by: ["jobDlq.erase"], how: "as a pending one" },
   { from: "discarded", to: "erased", by: ["jobDlq.erase"], how: "the copy in the ledger becomes NULL" },
   { from: "expired", to: "erased", by: ["jobDlq.erase"], how: "the copy in the ledger becomes NULL" },
+  {
+    from: "none",
+    to: "erased",
+    by: ["jobDlq.erase"],
+    how: "the copy in the ledger becomes NULL, of a discarded one that was imported again and purged since",
+  },
 ];
 
 /** `pending → dead` */
