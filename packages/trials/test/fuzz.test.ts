@@ -136,7 +136,7 @@ describe("a failure is seen:", () => {
     ["rejects on its own", /nobody waits/],
     ["throws on its own", /nobody catches/],
   ] as const) {
-    it.concurrent.runIf(isFull || group === "ends the process")(`by the parent: ${group}`, async () => {
+    it.runIf(isFull || group === "ends the process")(`by the parent: ${group}`, { concurrent: true }, async () => {
       const { failures, results } = await Effect.runPromise(
         watch({
           module: fileURLToPath(new URL("support/broken.ts", import.meta.url)),
