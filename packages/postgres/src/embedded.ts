@@ -29,11 +29,14 @@ const failed = (problem: string, remedy = "Set DATABASE_URL to a PostgreSQL 18 i
 
 const messageOf = (error: unknown) => (error instanceof Error ? error.message.trim() : String(error));
 
+// To its end: what is given up goes on behind our back, and a copy would make a folder anew that was taken away meanwhile.
 const attempt = <A>(what: string, run: () => Promise<A>, remedy?: string) =>
-  Effect.tryPromise({
-    try: run,
-    catch: (error) => failed(`${what}: ${messageOf(error)}`, remedy),
-  });
+  Effect.uninterruptible(
+    Effect.tryPromise({
+      try: run,
+      catch: (error) => failed(`${what}: ${messageOf(error)}`, remedy),
+    }),
+  );
 
 /** Starts a server; it is stopped with the scope, and its folder removed unless it was given. */
 export const startEmbedded = ({ dataDirectory, settings }: Omit<KeeperInput, "provider">) =>

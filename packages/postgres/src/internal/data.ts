@@ -37,8 +37,7 @@ export const prepareData = (given: DataFolder): Effect.Effect<string, PostgresUn
     }
     return yield* Effect.acquireUseRelease(
       attempt(given, () => (found === "absent" ? makeFolder(given) : takeFolder(given))),
-      ({ filled, finish }) =>
-        Effect.tap(initialise(given, filled), () => Effect.uninterruptible(attempt(given, finish))),
+      ({ filled, finish }) => Effect.tap(initialise(given, filled), () => attempt(given, finish)),
       ({ undo }, exit) => (Exit.isSuccess(exit) ? Effect.void : Effect.promise(undo)),
     );
   });
@@ -56,11 +55,14 @@ const unusable = ({ data, isKept, user }: DataFolder, problem: string) =>
       : "Set TMPDIR to a folder with room, or DATABASE_URL to a PostgreSQL 18",
   });
 
+// To its end: what is given up would go on behind our back.
 const attempt = <A>(given: DataFolder, run: () => Promise<A>) =>
-  Effect.tryPromise({
-    try: run,
-    catch: (error) => unusable(given, error instanceof Error ? error.message.trim() : String(error)),
-  });
+  Effect.uninterruptible(
+    Effect.tryPromise({
+      try: run,
+      catch: (error) => unusable(given, error instanceof Error ? error.message.trim() : String(error)),
+    }),
+  );
 
 const look = async (data: string): Promise<"absent" | "empty" | "made here"> => {
   const names = await fs.readdir(data).catch((error: NodeJS.ErrnoException) => {
