@@ -379,6 +379,13 @@ export const system: <A, E, R>(
   "; SET LOCAL ROLE parametric_system; SET LOCAL app.current_tenant = ''",
 );
 
+// JavaScript passes anything, and what is not understood must not be everybody's.
+const noScope = new InvalidInput({
+  operation: "scope",
+  field: "scope",
+  problem: 'is neither { _tag: "tenant", appId } nor { _tag: "system" }',
+});
+
 /**
  * For work in several transactions, each of which opens its scope by itself: runs one of them in `scope`, or, when none is
  * named, as a part of whatever is open around it.
@@ -387,6 +394,7 @@ export const within =
   (sql: SqlClient.SqlClient, scope: DataScope | undefined) =>
   <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | SqlError | ScopeConflict | InvalidInput, R> => {
     if (scope === undefined) return withTransaction(sql)(effect);
+    if (scope?._tag !== "tenant" && scope?._tag !== "system") return Effect.fail(noScope);
     const scoped = scope._tag === "tenant" ? tenant(scope.appId)(effect) : system(effect);
     return Effect.provideService(scoped, SqlClient.SqlClient, sql) as Effect.Effect<
       A,

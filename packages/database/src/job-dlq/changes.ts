@@ -159,7 +159,7 @@ export const makeChanges = Effect.gen(function* () {
 
       // One token is enough: whoever takes it looks at everything.
       const wakes = yield* Queue.sliding<void>(1);
-      const mine = options.scope._tag === "tenant" ? hashOf(options.scope.appId) : undefined;
+      const mine = options.scope?._tag === "tenant" ? hashOf(options.scope.appId) : undefined;
       yield* listen(config, {
         channel,
         heartbeat: pollInterval,

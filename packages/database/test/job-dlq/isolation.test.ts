@@ -11,6 +11,7 @@ import * as Either from "effect/Either";
 import * as Option from "effect/Option";
 import * as Stream from "effect/Stream";
 import * as Client from "../../src/client.js";
+import { InvalidInput } from "../../src/errors.js";
 import { beginning } from "../../src/job-dlq/changes.js";
 import { decodePosition, placeOfSnapshot } from "../../src/job-dlq/position.js";
 import { DatabaseService } from "../../src/repos.js";
@@ -202,6 +203,38 @@ layer(TestDatabase, { excludeTestServices: true })("every operation on dead lett
       const db = yield* DatabaseService;
       const probed = new Set(Object.keys(probes).map((name) => name.replace(/ .*/, "")));
       assert.deepStrictEqual([...probed, ...notApplicable].sort(), Object.keys(db.jobDlq).sort());
+    }),
+  );
+
+  it.effect("a scope that is none is refused, and is not the system's", () =>
+    Effect.gen(function* () {
+      const db = yield* DatabaseService;
+      const theirs = yield* newTenant;
+      const { id } = yield* Client.tenant(theirs)(db.jobDlq.insert(letter(theirs)));
+      const line = yield* Stream.mkString(db.jobDlq.exportTo({}, { scope: { _tag: "tenant", appId: theirs } }));
+      for (const none of [
+        null,
+        {},
+        { appId: theirs },
+        { tenant: theirs },
+        { _tag: "Tenant", appId: theirs },
+        "system",
+      ]) {
+        const scope = none as never;
+        const calls: ReadonlyArray<Effect.Effect<unknown, unknown>> = [
+          Stream.runDrain(db.jobDlq.replay({ ids: [id] }, { actor: "somebody", scope })),
+          Stream.runDrain(db.jobDlq.discard({ ids: [id] }, { actor: "somebody", reason: "none", scope })),
+          Stream.runDrain(db.jobDlq.exportTo({}, { scope })),
+          Stream.runDrain(db.jobDlq.importFrom(Stream.make(line), { actor: "somebody", scope })),
+          db.jobDlq.retain({ pending: 1 }, { actor: "somebody", scope }),
+          Stream.runDrain(Stream.take(db.jobDlq.changes({ scope }), 1)),
+        ] as never;
+        for (const [place, call] of calls.entries()) {
+          const error = yield* Effect.flip(call);
+          assert.isTrue(error instanceof InvalidInput && error.field === "scope", `${place}: ${String(error)}`);
+        }
+      }
+      assert.isTrue(Option.isSome(yield* Client.tenant(theirs)(db.jobDlq.get(id))));
     }),
   );
 

@@ -8,6 +8,7 @@ const rescue = testsOf("database/test/rescue.test.ts");
 const letters = testsOf("database/test/job-dlq.test.ts");
 const paging = testsOf("database/test/paging.test.ts");
 const scopes = testsOf("database/test/scopes.test.ts");
+const isolation = testsOf("database/test/job-dlq/isolation.test.ts");
 const client = testsOf("database/test/client.test.ts");
 const each = testsOf("database/test/tenant-each.test.ts");
 const trip = testsOf("database/test/round-trip.test.ts");
@@ -259,6 +260,12 @@ export const transactionList: ReadonlyArray<Mutation> = [
     "SET LOCAL ROLE parametric_tenant; SET",
     "SET LOCAL ROLE parametric_system; SET",
     scopes("neither sees nor changes another tenant's rows, by any method"),
+  ),
+  transaction(
+    "a scope that is none is the system's",
+    'if (scope?._tag !== "tenant" && scope?._tag !== "system") return Effect.fail(noScope);',
+    "",
+    isolation("a scope that is none is refused, and is not the system's"),
   ),
   transaction(
     "a tenant's scope does not say whose",
