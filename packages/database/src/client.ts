@@ -12,7 +12,7 @@ import * as PgClient from "@effect/sql-pg/PgClient";
 import * as Config from "effect/Config";
 import * as ConfigError from "effect/ConfigError";
 import * as Context from "effect/Context";
-import type * as Duration from "effect/Duration";
+import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Either from "effect/Either";
 import * as Layer from "effect/Layer";
@@ -21,6 +21,7 @@ import * as Redacted from "effect/Redacted";
 import * as S from "effect/Schema";
 import * as Str from "effect/String";
 import pg from "pg";
+import { sockets } from "./patience.js";
 import { withTransaction } from "./transaction.js";
 
 export { currentScope, type DataScope, outside, system, tenant, tenantEach } from "./transaction.js";
@@ -40,6 +41,12 @@ export interface Options {
   readonly maxConnections?: number | undefined;
   /** How long to wait for a connection, new or from the pool, before `SqlError`. Default 5 seconds. */
   readonly connectTimeout?: Duration.DurationInput | undefined;
+  /**
+   * How long a statement may go without any answer before its connection is cut, which fails it as one that was lost: the server may
+   * be gone without a word, and its side of the connection would be waited for without an end. Longer than the longest statement.
+   * Within TLS it does not hold. Default: 30 seconds with a `role`, else as long as it takes.
+   */
+  readonly answerTimeout?: Duration.DurationInput | undefined;
   /** How long an unused connection stays open. Default 10 seconds. */
   readonly idleTimeout?: Duration.DurationInput | undefined;
   /**
@@ -83,7 +90,7 @@ const withRole = ({ database, host, password, port, role, url, username, ...rest
     "options",
     `${given === null ? "" : `${given} `}-c role=${role} -c jit=off -c enable_seqscan=off -c enable_bitmapscan=off -c lock_timeout=1000 -c idle_in_transaction_session_timeout=5000`,
   );
-  return { ...rest, url: Redacted.make(address.href) };
+  return { ...rest, answerTimeout: rest.answerTimeout ?? "30 seconds", url: Redacted.make(address.href) };
 };
 
 /** The names of columns are few, and every row of every answer has them. */
@@ -109,9 +116,10 @@ const make = (given: Options) =>
     connect,
   );
 
-const connect = (options: Options) =>
+const connect = ({ answerTimeout, ...options }: Options) =>
   PgClient.make({
     ...options,
+    ...(answerTimeout === undefined ? {} : { stream: sockets(Duration.toMillis(answerTimeout)) }),
     applicationName: options.applicationName ?? "parametric-portal",
     connectTimeout: options.connectTimeout ?? "5 seconds",
     types,

@@ -21,6 +21,7 @@ import { classify, databaseError } from "../src/sql-state.js";
 import { selfSigned } from "./support/certificate.js";
 import { newTenant, TestDatabase, TestUrl, urlAs, work } from "./support/database.js";
 import { freePort } from "./support/process.js";
+import * as Proxy from "./support/proxy.js";
 import * as Server from "./support/server.js";
 import * as Wire from "./support/wire.js";
 
@@ -363,6 +364,36 @@ layer(TestDatabase, { excludeTestServices: true })("client", (it) => {
         assert.strictEqual(yield* name.pipe(Effect.provide(named)), "worker 7");
         const configured = { DATABASE_URL: Redacted.value(url) };
         assert.strictEqual(yield* through(configured, name, { applicationName: "worker 8" }), "worker 8");
+      }),
+    );
+
+    it.scoped("that is half-open is cut when nothing is answered in time, and the next call has another", () =>
+      Effect.gen(function* () {
+        const wire = yield* Proxy.make(yield* TestUrl);
+        const appId = yield* newTenant;
+        for (const role of [undefined, "parametric_system"] as const) {
+          yield* Effect.gen(function* () {
+            const db = yield* DatabaseService;
+            const sql = yield* SqlClient.SqlClient;
+            const open = sql<{ port: number }>`SELECT inet_client_port() AS port`;
+            // What takes its time and answers is waited for.
+            yield* sql`SELECT pg_sleep(0.2)`;
+            for (const { port } of yield* open) wire.deafen(port);
+            const calls: ReadonlyArray<Effect.Effect<unknown, unknown, SqlClient.SqlClient>> =
+              role === undefined ? [Client.tenant(appId)(db.jobs.count())] : [db.jobs.count()];
+            for (const call of calls) {
+              const error = yield* Effect.flip(call);
+              assert.strictEqual(error instanceof SqlError && classify(error), "Connection");
+              assert.strictEqual(yield* call, 0);
+            }
+          }).pipe(
+            Effect.provide(
+              Layer.fresh(DatabaseService.layer).pipe(
+                Layer.provideMerge(Client.layer({ url: wire.url, maxConnections: 1, role, answerTimeout: "1 second" })),
+              ),
+            ),
+          );
+        }
       }),
     );
 

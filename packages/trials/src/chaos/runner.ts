@@ -82,7 +82,8 @@ const main = Effect.gen(function* () {
   });
   const services = Layer.provideMerge(
     DatabaseService.layer,
-    Client.layerConfig({ applicationName: task.name, maxConnections: 8 }),
+    // Its handlers ask nothing long.
+    Client.layerConfig({ applicationName: task.name, maxConnections: 8, answerTimeout: "15 seconds" }),
   );
   const working =
     task.measureMillis === null
