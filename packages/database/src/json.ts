@@ -61,6 +61,12 @@ export const textOf = (read: () => unknown, otherwise: string): string => {
   }
 };
 
+/** What is wrong with a value whose own code threw this when it was looked at. */
+export const unreadable = (error: unknown): string => {
+  const said = textOf(() => (error instanceof Error ? error.message : error), "its own code threw what has no text");
+  return `cannot be read: ${said}`;
+};
+
 // A Map, Set, RegExp, Error, Promise, typed array or boxed primitive keeps its content outside its properties.
 const hasOnlyProperties = (value: object): boolean => Object.prototype.toString.call(value) === "[object Object]";
 
@@ -131,7 +137,6 @@ export const notStorable = (value: unknown): Option.Option<NotStorable> => {
     return Option.fromNullable(visit(value, "$", "", 0));
   } catch (error) {
     // A getter or a toJSON of the caller's threw.
-    const said = textOf(() => (error instanceof Error ? error.message : error), "its own code threw what has no text");
-    return Option.some({ path: "$", problem: `cannot be read: ${said}` });
+    return Option.some({ path: "$", problem: unreadable(error) });
   }
 };

@@ -379,10 +379,9 @@ export const makeJobDlqRepo = Effect.gen(function* () {
           ),
         }
       : entry;
-  const checked = (operation: string, entry: Insert<typeof JobDlq.insert.Type>, prefix = "") => {
-    const given = lookedAt(operation, prefix, () => Either.right(bounded(entry)));
-    return Either.flatMap(
-      Either.flatMap(given, (_) => encode(operation, _, prefix)),
+  const checked = (operation: string, entry: Insert<typeof JobDlq.insert.Type>, prefix = "") =>
+    Either.flatMap(
+      lookedAt(operation, prefix, () => encode(operation, bounded(entry), prefix)),
       (columns) => {
         const { attempts, type } = columns;
         if (typeof type === "string" && type.trim() === "") {
@@ -399,7 +398,6 @@ export const makeJobDlqRepo = Effect.gen(function* () {
             );
       },
     );
-  };
 
   // JavaScript passes anything, and the driver would write a list as an array.
   const typeOf = (operation: string, { type }: PendingOptions) =>

@@ -13,7 +13,7 @@ import * as S from "effect/Schema";
 import * as AST from "effect/SchemaAST";
 import { BadRow, InvalidInput } from "./errors.js";
 import { firstIssue } from "./issue.js";
-import { notStorable, textOf, textProblem } from "./json.js";
+import { notStorable, textProblem, unreadable } from "./json.js";
 
 // --- out ---------------------------------------------------------------------
 
@@ -128,9 +128,8 @@ export const lookedAt = <A>(
   try {
     return look();
   } catch (error) {
-    const said = textOf(() => (error instanceof Error ? error.message : error), "its own code threw what has no text");
     const field = place.replace(/\.$/, "") || "input";
-    return Either.left(new InvalidInput({ operation, field, problem: `cannot be read: ${said}` }));
+    return Either.left(new InvalidInput({ operation, field, problem: unreadable(error) }));
   }
 };
 

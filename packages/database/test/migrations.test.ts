@@ -1,40 +1,14 @@
 import { randomUUID } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import * as SqlClient from "@effect/sql/SqlClient";
 import { assert, describe, layer, it as plain } from "@effect/vitest";
 import * as Effect from "effect/Effect";
-import * as Either from "effect/Either";
 import * as Migrator from "../src/migrator.js";
-import { databaseError } from "../src/sql-state.js";
 import { breakages } from "./support/breakage.js";
 import { databaseAt, TestDatabase } from "./support/database.js";
+import { as, attempt, execute, type Row } from "./support/raw.js";
 import * as Schema from "./support/schema.js";
 import { undone } from "./support/undone.js";
-
-type Row = Readonly<Record<string, unknown>>;
-
-const execute = (text: string) =>
-  Effect.flatMap(SqlClient.SqlClient, (sql): Effect.Effect<ReadonlyArray<Row>, unknown> => sql.unsafe<Row>(text));
-
-/** `accepted`, or the SQLSTATE and the constraint that refused. */
-const attempt = (text: string) =>
-  Effect.gen(function* () {
-    const sql = yield* SqlClient.SqlClient;
-    const result = yield* Effect.either(sql.withTransaction(sql.unsafe(text)));
-    if (Either.isRight(result)) return "accepted";
-    const { code, constraint } = databaseError(result.left);
-    return [code, constraint].filter((_) => _ !== undefined).join(" ");
-  });
-
-/** Runs SQL as a group role, and is the superuser again afterwards. */
-const as = <A, E, R>(role: string, tenant: string, effect: Effect.Effect<A, E, R>) =>
-  Effect.gen(function* () {
-    yield* execute(`SET LOCAL ROLE ${role}; SET LOCAL app.current_tenant = '${tenant}'`);
-    const result = yield* effect;
-    yield* execute(`RESET ROLE; SET LOCAL app.current_tenant = ''`);
-    return result;
-  });
 
 const [a, b, empty] = [randomUUID(), randomUUID(), randomUUID()];
 

@@ -3,40 +3,15 @@
  * Each is also shown to be what holds it, by taking it away. What 0001 and 0002 made is tested in migrations.test.ts.
  */
 import { randomUUID } from "node:crypto";
-import * as SqlClient from "@effect/sql/SqlClient";
+import type * as SqlClient from "@effect/sql/SqlClient";
 import { assert, describe, layer } from "@effect/vitest";
 import * as Deferred from "effect/Deferred";
 import * as Effect from "effect/Effect";
-import * as Either from "effect/Either";
 import * as Redacted from "effect/Redacted";
 import pg from "pg";
-import { databaseError } from "../src/sql-state.js";
 import { TestDatabase, TestUrl } from "./support/database.js";
+import { as, attempt, execute } from "./support/raw.js";
 import { undone } from "./support/undone.js";
-
-type Row = Readonly<Record<string, unknown>>;
-
-const execute = (text: string) =>
-  Effect.flatMap(SqlClient.SqlClient, (sql): Effect.Effect<ReadonlyArray<Row>, unknown> => sql.unsafe<Row>(text));
-
-/** `accepted`, or the SQLSTATE and the constraint that refused. */
-const attempt = (text: string) =>
-  Effect.gen(function* () {
-    const sql = yield* SqlClient.SqlClient;
-    const result = yield* Effect.either(sql.withTransaction(sql.unsafe(text)));
-    if (Either.isRight(result)) return "accepted";
-    const { code, constraint } = databaseError(result.left);
-    return [code, constraint].filter((_) => _ !== undefined).join(" ");
-  });
-
-/** Runs SQL in a role, and is the superuser again afterwards. */
-const as = <A, E, R>(role: string, tenant: string, effect: Effect.Effect<A, E, R>) =>
-  Effect.gen(function* () {
-    yield* execute(`SET LOCAL ROLE ${role}; SET LOCAL app.current_tenant = '${tenant}'`);
-    const result = yield* effect;
-    yield* execute(`RESET ROLE; SET LOCAL app.current_tenant = ''`);
-    return result;
-  });
 
 const [a, b] = [randomUUID(), randomUUID()];
 
