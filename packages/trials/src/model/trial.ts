@@ -412,6 +412,15 @@ const pendingOf = ({ letters }: World.World, app: string) =>
 
 const same = (a: ReadonlyArray<string>, b: ReadonlyArray<string>) => a.join() === [...b].sort().join();
 
+/** What a change of all that is pending left out, or took beside. */
+const tookAll = (app: string, receipts: ReadonlyArray<{ readonly id: string }>) => (world: World.World) =>
+  same(
+    pendingOf(world, app),
+    receipts.map(({ id }) => id),
+  )
+    ? undefined
+    : "others were pending";
+
 const replayAll =
   (app: number): Choice =>
   (trial, db) => {
@@ -433,13 +442,7 @@ const replayAll =
                   true,
                 ),
               ),
-            missed: (world) =>
-              same(
-                pendingOf(world, scope),
-                receipts.map(({ id }) => id),
-              )
-                ? undefined
-                : "others were pending",
+            missed: tookAll(scope, receipts),
           };
         },
       ),
@@ -488,13 +491,7 @@ const discardAll =
           return {
             outcome: outcomes(trial, receipts),
             steps: () => receipts.map((_) => World.discarded(scope, { ..._, app: scope })),
-            missed: (world) =>
-              same(
-                pendingOf(world, scope),
-                receipts.map(({ id }) => id),
-              )
-                ? undefined
-                : "others were pending",
+            missed: tookAll(scope, receipts),
           };
         },
       ),
